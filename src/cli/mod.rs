@@ -1,0 +1,63 @@
+//! Words in, words out: one file per subcommand. Nothing here decides
+//! anything; it reads arguments, calls the module that does, and prints.
+
+mod check;
+mod demo;
+mod explain;
+mod rules;
+mod run;
+mod sim;
+mod test;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A firewall between the users of a host and its instance metadata service.
+#[derive(Parser)]
+#[command(name = "imdsfw", version, max_term_width = 80)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Demo(demo::Args),
+    Run(run::Args),
+    Rules(rules::Args),
+    Check(check::Args),
+    Explain(explain::Args),
+    Test(test::Args),
+    Sim(sim::Args),
+}
+
+/// `--config`, for every command that reads one.
+#[derive(Args, Debug)]
+struct ConfigArg {
+    /// The config file; `NAME.d/*.toml` beside it is read after it.
+    #[arg(long, value_name = "FILE", default_value = crate::config::DEFAULT_PATH)]
+    config: PathBuf,
+}
+
+/// What a subcommand ends with. The error text stands alone: what happened,
+/// where, and what to do.
+type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
+
+/// Runs the command line this process was started with.
+pub fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Demo(args) => demo::run(args),
+        Command::Run(args) => run::run(args),
+        Command::Rules(args) => rules::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Explain(args) => explain::run(args),
+        Command::Test(args) => test::run(args),
+        Command::Sim(args) => sim::run(args),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("imdsfw: {error}");
+        ExitCode::FAILURE
+    })
+}

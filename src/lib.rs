@@ -1,0 +1,36 @@
+//! `imdsfw`: a firewall between the users of a host and its instance metadata
+//! service. The way of a request, top to bottom, is the way of these modules:
+//!
+//! ```text
+//! kernel redirect ─► accept ─► request ─► caller ─► token gate ─► policy ─► upstream ─► answer
+//! (intercept)        (proxy)   (request)  (caller)  (token)       (policy)  (upstream)  (proxy)
+//!                    exactly one audit record per request (audit)
+//! ```
+//!
+//! Imports point down this list, never up.
+
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss
+    )
+)]
+
+#[forbid(unsafe_code)]
+pub mod cli;
+#[forbid(unsafe_code)]
+pub mod config;
+#[forbid(unsafe_code)]
+pub mod ids;
+#[forbid(unsafe_code)]
+pub mod policy;
+#[forbid(unsafe_code)]
+pub mod provider;
+#[forbid(unsafe_code)]
+pub mod request;

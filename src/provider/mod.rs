@@ -1,0 +1,119 @@
+//! What a metadata service is: its addresses and names, the shape of its
+//! versions, what its paths hold and the headers it asks for.
+//!
+//! Knows facts only; it must never decide who may read what.
+
+mod aws;
+
+use std::net::SocketAddr;
+
+/// What a path holds, and so how much harm its answer can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// Keys that act as the machine's role.
+    Credentials,
+    /// What the owner of the machine put there: user data and tags.
+    Secrets,
+    /// Proofs and names of who the machine is.
+    Identity,
+    /// Keys with which people log in.
+    Ssh,
+    /// Facts that change while the machine runs.
+    Live,
+    /// Facts fixed for a boot.
+    Routine,
+    /// Everything the provider profile does not know.
+    Unclassified,
+}
+
+impl Class {
+    /// All classes, the most harmful first.
+    pub const ALL: [Self; 7] = [
+        Self::Credentials,
+        Self::Secrets,
+        Self::Identity,
+        Self::Ssh,
+        Self::Live,
+        Self::Routine,
+        Self::Unclassified,
+    ];
+
+    /// The word used in policies (behind an `@`) and in audit records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Credentials => "credentials",
+            Self::Secrets => "secrets",
+            Self::Identity => "identity",
+            Self::Ssh => "ssh",
+            Self::Live => "live",
+            Self::Routine => "routine",
+            Self::Unclassified => "unclassified",
+        }
+    }
+
+    /// Whether an answer of this class must not leave unrecorded.
+    pub fn is_sensitive(self) -> bool {
+        matches!(self, Self::Credentials | Self::Secrets)
+    }
+}
+
+/// A cloud's metadata service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provider {
+    /// Amazon EC2, IMDSv1 and IMDSv2.
+    Aws,
+}
+
+impl Provider {
+    /// The provider a config names, or `None` for a word that names none.
+    pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            "aws" => Some(Self::Aws),
+            _ => None,
+        }
+    }
+
+    /// The word a config names it by.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Aws => "aws",
+        }
+    }
+
+    /// Where the service listens.
+    pub fn addresses(self) -> Vec<SocketAddr> {
+        match self {
+            Self::Aws => aws::addresses(),
+        }
+    }
+
+    /// Names by which clients reach the service, lower case.
+    pub fn host_names(self) -> &'static [&'static str] {
+        match self {
+            Self::Aws => aws::HOST_NAMES,
+        }
+    }
+
+    /// Whether the first segment of a path names an API version.
+    pub fn is_version(self, segment: &str) -> bool {
+        match self {
+            Self::Aws => aws::is_version(segment),
+        }
+    }
+
+    /// The class of a path, given by its segments below the version.
+    pub fn classify(self, segments: &[&str]) -> Class {
+        match self {
+            Self::Aws => aws::classify(segments),
+        }
+    }
+
+    /// Path sets that are not a class of their own: name (without `@`) and
+    /// patterns in the policy's language.
+    pub fn path_sets(self) -> &'static [(&'static str, &'static [&'static str])] {
+        match self {
+            Self::Aws => aws::PATH_SETS,
+        }
+    }
+}
