@@ -3,6 +3,19 @@
 //! Everything from outside passes here before anything else reads it. It must
 //! never repair a request: what is ambiguous is refused by name.
 
+mod canonical;
+mod head;
+mod host;
+mod malformed;
 mod path;
+#[cfg(test)]
+mod tests;
 
+pub use canonical::{
+    CanonicalRequest, Intent, PresentedToken, Read, ReadMethod, Rejected, Rejection, TOKEN_PATH,
+    TTL_MAX, Ttl,
+};
+pub use head::{HEADER_COUNT_MAX, HEADERS_MAX, HttpVersion, REQUEST_LINE_MAX, RawHead, Scan, scan};
+pub use host::Service;
+pub use malformed::Malformed;
 pub use path::{CanonicalPath, PathError};
