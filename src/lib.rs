@@ -23,6 +23,8 @@
 )]
 
 #[forbid(unsafe_code)]
+pub mod caller;
+#[forbid(unsafe_code)]
 pub mod cli;
 #[forbid(unsafe_code)]
 pub mod config;
