@@ -23,6 +23,8 @@
 )]
 
 #[forbid(unsafe_code)]
+pub mod audit;
+#[forbid(unsafe_code)]
 pub mod caller;
 #[forbid(unsafe_code)]
 pub mod cli;
@@ -38,3 +40,5 @@ pub mod provider;
 pub mod request;
 #[forbid(unsafe_code)]
 pub mod token;
+#[forbid(unsafe_code)]
+mod utc;

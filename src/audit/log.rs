@@ -1,0 +1,330 @@
+//! The log file: a queue that requests append to and one thread that writes.
+//!
+//! A record is numbered when it is written, so numbers have no gaps, and a
+//! write cut short is cut back before the next. Appending never waits for the
+//! disk; who needs the record on disk before going on asks for that. The
+//! queue is bounded: what does not fit is counted and the count is written
+//! once writing works again. Nothing may be dropped without being counted.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use super::file;
+use super::host::{Host, InstanceFacts};
+use super::id::Ids;
+use super::record::{Event, EventBody, SCHEMA};
+use crate::utc;
+
+/// What may wait for a disk that does not take it, in bytes: about 8,000 records.
+const QUEUE_MAX: usize = 4 * 1024 * 1024;
+/// How often writing is tried again while it fails.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// A handle to the log; clones share it.
+#[derive(Clone)]
+pub struct Log(Arc<Shared>);
+
+struct Shared {
+    queue: Mutex<Queue>,
+    filled: Condvar,
+    host: Host,
+    ids: Ids,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// Records without their head, one after the other.
+    bytes: Vec<u8>,
+    entries: Vec<Entry>,
+    lost: u64,
+    failing: bool,
+    reopen: bool,
+    closing: bool,
+}
+
+struct Entry {
+    /// Where the record ends in the bytes it stands in.
+    end: usize,
+    /// Told once it is on disk; dropped untold when it cannot be written.
+    waiting: Option<oneshot::Sender<()>>,
+}
+
+/// The record could not be written and is withdrawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unwritable;
+
+/// The writing thread, to be joined at the end.
+pub struct Writer(Log, JoinHandle<()>);
+
+impl Log {
+    /// Opens the log at `path` and starts its writer. `run` is any random
+    /// number; it keeps the ids of two runs apart.
+    pub fn open(path: PathBuf, run: u32) -> io::Result<(Self, Writer)> {
+        let (file, seq) = file::open(&path)?;
+        let log = Self(Arc::new(Shared {
+            queue: Mutex::default(),
+            filled: Condvar::new(),
+            host: Host::new(),
+            ids: Ids::new(run),
+        }));
+        let mut writing = Writing {
+            log: log.clone(),
+            path,
+            file,
+            seq,
+            failing_since: None,
+        };
+        let thread = std::thread::Builder::new()
+            .name("imdsfw-audit".into())
+            .spawn(move || writing.run())?;
+        Ok((log.clone(), Writer(log, thread)))
+    }
+
+    /// Records an event that is no request.
+    pub fn event<D: Serialize>(&self, event: Event, detail: &D) {
+        self.append(&EventBody { event, detail });
+    }
+
+    /// Closes the file and opens it again, as after rotation by rename.
+    pub fn reopen(&self) {
+        self.queue().reopen = true;
+        self.0.filled.notify_one();
+    }
+
+    /// Takes in what an answer of the service said of this machine.
+    pub fn learn(&self, facts: InstanceFacts) {
+        self.0.host.learn(facts);
+    }
+
+    /// An id for a record to come.
+    pub(super) fn next_id(&self) -> String {
+        self.0.ids.next(SystemTime::now())
+    }
+
+    pub(super) fn append<B: Serialize>(&self, body: &B) {
+        let record = self.render(body);
+        self.push(record, None);
+    }
+
+    /// Appends, and waits until the record is on disk.
+    pub(super) async fn append_durably<B: Serialize>(&self, body: &B) -> Result<(), Unwritable> {
+        let record = self.render(body);
+        let (told, waiting) = oneshot::channel();
+        if !self.push(record, Some(told)) {
+            return Err(Unwritable);
+        }
+        waiting.await.map_err(|_| Unwritable)
+    }
+
+    /// A record without its first two fields, which the writer puts before it.
+    fn render<B: Serialize>(&self, body: &B) -> Vec<u8> {
+        #[derive(Serialize)]
+        struct Whole<'a, B> {
+            time: String,
+            #[serde(flatten)]
+            body: &'a B,
+            version: &'static str,
+            host: Box<serde_json::value::RawValue>,
+        }
+        let whole = Whole {
+            time: utc::rfc3339_micros(SystemTime::now()),
+            body,
+            version: env!("CARGO_PKG_VERSION"),
+            host: self.0.host.json(),
+        };
+        // The types that reach here have string keys only and cannot fail.
+        serde_json::to_vec(&whole).unwrap_or_default()
+    }
+
+    fn push(&self, record: Vec<u8>, waiting: Option<oneshot::Sender<()>>) -> bool {
+        let mut queue = self.queue();
+        if waiting.is_some() && queue.failing {
+            return false;
+        }
+        if queue.bytes.len() + record.len() > QUEUE_MAX {
+            queue.lost += u64::from(waiting.is_none());
+            return false;
+        }
+        let was_empty = queue.entries.is_empty();
+        queue.bytes.extend(record);
+        let end = queue.bytes.len();
+        queue.entries.push(Entry { end, waiting });
+        drop(queue);
+        if was_empty {
+            self.0.filled.notify_one();
+        }
+        true
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Writer {
+    /// Writes what is queued and ends the thread.
+    pub fn close(self) {
+        self.0.queue().closing = true;
+        self.0.0.filled.notify_one();
+        // A writer that panicked has nothing left to say.
+        let _ = self.1.join();
+    }
+}
+
+struct Writing {
+    log: Log,
+    path: PathBuf,
+    file: File,
+    seq: u64,
+    failing_since: Option<Instant>,
+}
+
+impl Writing {
+    fn run(&mut self) {
+        loop {
+            let (batch, reopen, closing) = self.wait();
+            if (reopen || self.failing_since.is_some())
+                && let Ok((file, _)) = file::open(&self.path)
+            {
+                self.file = file;
+            }
+            if let Err(error) = self.write(batch) {
+                self.fail(&error);
+            }
+            if reopen {
+                self.log.event(
+                    Event::AuditReopened,
+                    &serde_json::json!({ "file": self.path }),
+                );
+            }
+            if closing && (self.failing_since.is_some() || self.log.queue().entries.is_empty()) {
+                return;
+            }
+        }
+    }
+
+    fn wait(&self) -> (Batch, bool, bool) {
+        let mut queue = self.log.queue();
+        while queue.entries.is_empty() && !queue.reopen && !queue.closing {
+            queue = self
+                .log
+                .0
+                .filled
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        if self.failing_since.is_some() && !queue.reopen && !queue.closing {
+            let waited = self
+                .log
+                .0
+                .filled
+                .wait_timeout_while(queue, RETRY, |queue| !queue.reopen && !queue.closing);
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let batch = Batch {
+            bytes: std::mem::take(&mut queue.bytes),
+            entries: std::mem::take(&mut queue.entries),
+        };
+        (batch, std::mem::take(&mut queue.reopen), queue.closing)
+    }
+
+    fn write(&mut self, batch: Batch) -> io::Result<()> {
+        let mut out = Vec::with_capacity(batch.bytes.len() + batch.entries.len() * 32);
+        let mut seq = self.seq;
+        let mut start = 0;
+        for entry in &batch.entries {
+            seq += 1;
+            write!(out, "{{\"schema\":{SCHEMA},\"seq\":{seq},")?;
+            // The record's own opening brace stands before its first field.
+            out.extend(batch.bytes.get(start + 1..entry.end).unwrap_or_default());
+            out.push(b'\n');
+            start = entry.end;
+        }
+        if let Err(error) = file::append_whole(&mut self.file, &out) {
+            batch.put_back(&mut self.log.queue());
+            return Err(error);
+        }
+        self.seq = seq;
+        for waiting in batch.entries.into_iter().filter_map(|entry| entry.waiting) {
+            // Nobody waits any more: the client has gone.
+            let _ = waiting.send(());
+        }
+        if !out.is_empty() {
+            self.recover();
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, error: &io::Error) {
+        if self.failing_since.is_none() {
+            tracing::error!(file = %self.path.display(), %error, "the audit log cannot be written");
+            self.failing_since = Some(Instant::now());
+            // Says when it began, and is what the next attempts have to write.
+            self.log.event(
+                Event::AuditFailing,
+                &serde_json::json!({ "error": error.to_string() }),
+            );
+        }
+    }
+
+    fn recover(&mut self) {
+        let Some(since) = self.failing_since.take() else {
+            return;
+        };
+        let lost = {
+            let mut queue = self.log.queue();
+            queue.failing = false;
+            std::mem::take(&mut queue.lost)
+        };
+        tracing::warn!(file = %self.path.display(), lost, "the audit log is written again");
+        if lost > 0 {
+            self.log
+                .event(Event::AuditLost, &serde_json::json!({ "records": lost }));
+        }
+        let failing_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.log.event(
+            Event::AuditRecovered,
+            &serde_json::json!({ "lost": lost, "failing_ms": failing_ms }),
+        );
+    }
+}
+
+struct Batch {
+    bytes: Vec<u8>,
+    entries: Vec<Entry>,
+}
+
+impl Batch {
+    /// Queues again, ahead of newer ones, what nobody waits for. What somebody
+    /// waits for is withdrawn: that answer will not leave, and another record
+    /// will say so.
+    fn put_back(self, queue: &mut Queue) {
+        queue.failing = true;
+        let newer = Batch {
+            bytes: std::mem::take(&mut queue.bytes),
+            entries: std::mem::take(&mut queue.entries),
+        };
+        for batch in [self, newer] {
+            let mut start = 0;
+            for entry in batch.entries {
+                if entry.waiting.is_none() {
+                    queue
+                        .bytes
+                        .extend(batch.bytes.get(start..entry.end).unwrap_or_default());
+                    queue.entries.push(Entry {
+                        end: queue.bytes.len(),
+                        waiting: None,
+                    });
+                }
+                start = entry.end;
+            }
+        }
+    }
+}

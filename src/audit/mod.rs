@@ -1,0 +1,18 @@
+//! The audit log: the record, and how it reaches the disk.
+//!
+//! Exactly one record per request, whatever becomes of it. No token,
+//! credential or body may ever be written: the schema has no place for one.
+
+mod file;
+mod host;
+mod id;
+mod log;
+mod record;
+mod request;
+#[cfg(test)]
+mod tests;
+
+pub use host::InstanceFacts;
+pub use log::{Log, Unwritable, Writer};
+pub use record::{CredentialRecord, Decision, Event, Reason, SCHEMA};
+pub use request::{Ending, Facts, Pending, connection_refused};

@@ -1,0 +1,210 @@
+//! The audit record: a closed schema, one JSON object per line.
+//!
+//! Everything a record can hold is a field here. No token, credential or
+//! body has one, so none can be written; text from outside is escaped before
+//! it gets here and once more by JSON.
+
+use serde::Serialize;
+
+use crate::config::Mode;
+use crate::policy::{Account, Subject};
+use crate::provider::Class;
+
+/// The version of this schema.
+pub const SCHEMA: u32 = 1;
+/// Groups a record lists; the rest is counted.
+const GROUPS_MAX: usize = 16;
+
+/// Everything that can be written about. One closed list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Event {
+    /// One request, whatever became of it.
+    #[serde(rename = "request")]
+    Request,
+    /// A connection that never became a request.
+    #[serde(rename = "connection.refused")]
+    ConnectionRefused,
+    /// The daemon serves.
+    #[serde(rename = "daemon.started")]
+    DaemonStarted,
+    /// The daemon ends.
+    #[serde(rename = "daemon.stopped")]
+    DaemonStopped,
+    /// Accepting was paused and resumed.
+    #[serde(rename = "daemon.overloaded")]
+    DaemonOverloaded,
+    /// A policy is in force.
+    #[serde(rename = "policy.loaded")]
+    PolicyLoaded,
+    /// A policy was refused.
+    #[serde(rename = "policy.rejected")]
+    PolicyRejected,
+    /// The log was opened again, as after rotation.
+    #[serde(rename = "audit.reopened")]
+    AuditReopened,
+    /// Records cannot be written since now.
+    #[serde(rename = "audit.failing")]
+    AuditFailing,
+    /// Records were dropped because too many waited.
+    #[serde(rename = "audit.lost")]
+    AuditLost,
+    /// Records can be written again.
+    #[serde(rename = "audit.recovered")]
+    AuditRecovered,
+}
+
+/// What the policy said, or what the client got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decision {
+    /// Let through.
+    Allow,
+    /// Refused.
+    Deny,
+}
+
+/// Why a request ended as it did. One closed list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// A rule or the default allows it, or any caller may (minting).
+    Allowed,
+    /// Would be denied; the mode is observe.
+    Observed,
+    /// Not one request with one meaning; `detail` names what.
+    Malformed,
+    /// Carries the header of a forwarding proxy.
+    ForwardedHeader,
+    /// No token.
+    TokenMissing,
+    /// A token that is not this caller's, or no longer.
+    TokenInvalid,
+    /// A rule denies it.
+    Policy,
+    /// No rule matches.
+    Default,
+    /// A name in a rule could not be decided and could change the verdict.
+    AccountUnknown,
+    /// The record could not be written, and the answer may not leave without.
+    AuditUnwritable,
+    /// No connection to the service.
+    UpstreamUnreachable,
+    /// The service's answer is none that may be passed on.
+    UpstreamInvalid,
+    /// The service took too long.
+    UpstreamTimeout,
+    /// Nobody can be named as the caller; `detail` says what was seen.
+    CallerUnknown,
+    /// The connection did not come by the redirect of this listener.
+    NotRedirected,
+    /// The client went away first.
+    ClientGone,
+    /// A fault in this program.
+    Internal,
+}
+
+/// What one record says beside the fields that all records have.
+#[derive(Debug, Serialize)]
+pub struct RequestBody<'a> {
+    pub(super) event: Event,
+    pub(super) id: &'a str,
+    pub(super) verdict: Option<Decision>,
+    pub(super) decision: Option<Decision>,
+    pub(super) reason: Reason,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) detail: Option<&'a str>,
+    pub(super) rule: Option<&'a str>,
+    pub(super) policy: Option<&'a str>,
+    pub(super) mode: Mode,
+    pub(super) caller: CallerRecord<'a>,
+    pub(super) request: RequestRecord<'a>,
+    pub(super) status: Option<u16>,
+    pub(super) bytes: u64,
+    pub(super) latency_us: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) credential: Option<&'a CredentialRecord>,
+}
+
+/// Who asked. Unknown is `null`.
+#[derive(Debug, Default, Serialize)]
+pub struct CallerRecord<'a> {
+    uid: Option<u32>,
+    user: Option<&'a str>,
+    gid: Option<u32>,
+    groups: Option<Vec<&'a str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    groups_omitted: Option<usize>,
+    pid: Option<u32>,
+    exe: Option<&'a str>,
+    comm: Option<&'a str>,
+    loginuid: Option<i64>,
+    ses: Option<i64>,
+    unit: Option<&'a str>,
+    address: Option<String>,
+}
+
+impl<'a> CallerRecord<'a> {
+    /// From what the socket and NSS said.
+    pub fn new(subject: Option<&'a Subject>, address: String) -> Self {
+        let mut record = Self {
+            address: Some(address),
+            ..Self::default()
+        };
+        record.uid = subject.map(|subject| subject.uid.0);
+        if let Some(Subject {
+            account: Account::Known(facts),
+            ..
+        }) = subject
+        {
+            record.user = Some(&facts.user);
+            record.gid = Some(facts.gid.0);
+            let names = facts
+                .groups
+                .iter()
+                .filter_map(|group| group.name.as_deref());
+            record.groups = Some(names.clone().take(GROUPS_MAX).collect());
+            record.groups_omitted = names
+                .count()
+                .checked_sub(GROUPS_MAX)
+                .filter(|omitted| *omitted > 0);
+        }
+        record
+    }
+}
+
+/// What was asked. Unknown is `null`.
+#[derive(Debug, Default, Serialize)]
+pub struct RequestRecord<'a> {
+    /// As in the request line; escaped where the request is malformed.
+    pub method: Option<&'a str>,
+    /// Canonical.
+    pub path: Option<&'a str>,
+    /// Of the path, or of what the answer turned out to hold.
+    pub class: Option<Class>,
+    /// `v1` without a token, `v2` with one or asking for one.
+    pub imds: Option<&'static str>,
+    /// Escaped and shortened; recorded, never matched.
+    pub user_agent: Option<&'a str>,
+    /// The target where there is no canonical path, escaped and shortened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub raw: Option<&'a str>,
+}
+
+/// Which credentials an answer carried: the key id that CloudTrail names,
+/// never the key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CredentialRecord {
+    /// `ASIA…`.
+    pub access_key_id: Option<String>,
+    /// The last segment of the path.
+    pub role: Option<String>,
+    /// When it ends, as the service says it.
+    pub expiration: Option<String>,
+}
+
+/// An event other than a request.
+#[derive(Debug, Serialize)]
+pub(super) struct EventBody<'a, D: Serialize> {
+    pub(super) event: Event,
+    pub(super) detail: &'a D,
+}

@@ -1,0 +1,192 @@
+//! One record per request, whatever happens: a guard that is filled on the
+//! way and writes itself, at the latest when it is dropped.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::log::{Log, Unwritable};
+use super::record::{
+    CallerRecord, CredentialRecord, Decision, Event, Reason, RequestBody, RequestRecord,
+};
+use crate::config::Mode;
+use crate::ids::ClientAddr;
+use crate::policy::Subject;
+use crate::provider::Class;
+
+/// The record of a request under way. Dropped before it was finished, it says
+/// that the client went away, or that this program failed.
+pub struct Pending {
+    log: Log,
+    started: Instant,
+    id: String,
+    address: ClientAddr,
+    mode: Mode,
+    /// Filled in as it becomes known.
+    pub facts: Facts,
+    finished: bool,
+}
+
+/// What is known of a request so far.
+#[derive(Default)]
+pub struct Facts {
+    /// Whose socket it came from.
+    pub subject: Option<Arc<Subject>>,
+    /// The method, escaped.
+    pub method: Option<String>,
+    /// The canonical path.
+    pub path: Option<String>,
+    /// The escaped target where there is no canonical path.
+    pub raw: Option<String>,
+    /// Escaped.
+    pub user_agent: Option<String>,
+    /// What the path, or the answer, holds.
+    pub class: Option<Class>,
+    /// `v1` or `v2`.
+    pub imds: Option<&'static str>,
+    /// The hash of the policy that judged.
+    pub policy: Option<Arc<str>>,
+    /// What the policy said.
+    pub verdict: Option<Decision>,
+    /// The rule that said it.
+    pub rule: Option<Arc<str>>,
+    /// The credentials handed out.
+    pub credential: Option<CredentialRecord>,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Ending {
+    /// What the client got.
+    pub decision: Decision,
+    /// Why.
+    pub reason: Reason,
+    /// What exactly, where the reason alone does not say.
+    pub detail: Option<&'static str>,
+    /// The status sent; `None` if the connection was closed without an answer.
+    pub status: Option<u16>,
+    /// Length of the body sent.
+    pub bytes: u64,
+}
+
+impl Pending {
+    /// Begins the record of a request whose bytes have arrived.
+    pub fn new(log: &Log, address: ClientAddr, mode: Mode) -> Self {
+        Self {
+            log: log.clone(),
+            started: Instant::now(),
+            id: log.next_id(),
+            address,
+            mode,
+            facts: Facts::default(),
+            finished: false,
+        }
+    }
+
+    /// The id a refusal shows to the user, who can give it to the admin.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Queues the record.
+    pub fn finish(mut self, ending: Ending) {
+        self.write(ending);
+    }
+
+    /// Writes the record, and only then returns. Unwritable, the record is
+    /// withdrawn and the guard is given back, to be finished another way.
+    pub async fn finish_durably(mut self, ending: Ending) -> Result<(), Self> {
+        // While the disk is asked the client may leave, and this be dropped:
+        // the record is on its way by then and counts as the one.
+        self.finished = true;
+        let log = self.log.clone();
+        let written = log
+            .append_durably(&self.body(Event::Request, &ending))
+            .await;
+        match written {
+            Ok(()) => Ok(()),
+            Err(Unwritable) => {
+                self.finished = false;
+                Err(self)
+            }
+        }
+    }
+
+    fn write(&mut self, ending: Ending) {
+        self.finished = true;
+        self.log.append(&self.body(Event::Request, &ending));
+    }
+
+    fn body<'a>(&'a self, event: Event, ending: &Ending) -> RequestBody<'a> {
+        let facts = &self.facts;
+        RequestBody {
+            event,
+            id: &self.id,
+            verdict: facts.verdict,
+            decision: Some(ending.decision),
+            reason: ending.reason,
+            detail: ending.detail,
+            rule: facts.rule.as_deref(),
+            policy: facts.policy.as_deref(),
+            mode: self.mode,
+            caller: CallerRecord::new(facts.subject.as_deref(), self.address.to_string()),
+            request: RequestRecord {
+                method: facts.method.as_deref(),
+                path: facts.path.as_deref(),
+                class: facts.class,
+                imds: facts.imds,
+                user_agent: facts.user_agent.as_deref(),
+                raw: facts.raw.as_deref(),
+            },
+            status: ending.status,
+            bytes: ending.bytes,
+            latency_us: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            credential: facts.credential.as_ref(),
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if !self.finished {
+            let panicking = std::thread::panicking();
+            self.write(Ending {
+                decision: Decision::Deny,
+                reason: if panicking {
+                    Reason::Internal
+                } else {
+                    Reason::ClientGone
+                },
+                detail: None,
+                status: panicking.then_some(500),
+                bytes: 0,
+            });
+        }
+    }
+}
+
+/// Records a connection that is closed before any request of it is read.
+pub fn connection_refused(
+    log: &Log,
+    peer: ClientAddr,
+    reason: Reason,
+    detail: &'static str,
+    mode: Mode,
+) {
+    log.append(&RequestBody {
+        event: Event::ConnectionRefused,
+        id: &log.next_id(),
+        verdict: None,
+        decision: Some(Decision::Deny),
+        reason,
+        detail: Some(detail),
+        rule: None,
+        policy: None,
+        mode,
+        caller: CallerRecord::new(None, peer.to_string()),
+        request: RequestRecord::default(),
+        status: None,
+        bytes: 0,
+        latency_us: 0,
+        credential: None,
+    });
+}

@@ -1,0 +1,118 @@
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::*;
+use crate::config::Mode;
+use crate::ids::{ClientAddr, Gid, Uid};
+use crate::policy::{Account, AccountFacts, Group, Subject};
+
+fn records(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    assert!(text.is_empty() || text.ends_with('\n'));
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn pending(log: &Log) -> Pending {
+    Pending::new(
+        log,
+        ClientAddr::new("10.0.0.5:40112".parse().unwrap()),
+        Mode::Enforce,
+    )
+}
+
+fn allowed(bytes: u64) -> Ending {
+    Ending {
+        decision: Decision::Allow,
+        reason: Reason::Allowed,
+        detail: None,
+        status: Some(200),
+        bytes,
+    }
+}
+
+#[tokio::test]
+async fn a_record_says_who_asked_for_what_and_what_came_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.jsonl");
+    let (log, writer) = Log::open(path.clone(), 1).unwrap();
+    let mut record = pending(&log);
+    let groups = (0..20)
+        .map(|at| Group {
+            gid: Gid(at),
+            name: Some(format!("g{at}")),
+        })
+        .collect();
+    let facts = AccountFacts {
+        user: "al\"ice\n".into(),
+        gid: Gid(4100),
+        groups,
+    };
+    record.facts.subject = Some(Arc::new(Subject {
+        uid: Uid(4001),
+        account: Account::Known(facts),
+    }));
+    record.facts.rule = Some("ops".into());
+    assert!(record.finish_durably(allowed(7)).await.is_ok());
+    let whole = &records(&path)[0];
+    assert_eq!(whole["schema"], 1);
+    assert_eq!(whole["seq"], 1);
+    assert_eq!(whole["event"], "request");
+    assert_eq!(whole["caller"]["uid"], 4001);
+    assert_eq!(whole["caller"]["gid"], 4100);
+    assert_eq!(whole["caller"]["user"], "al\"ice\n");
+    assert_eq!(whole["caller"]["groups"].as_array().unwrap().len(), 16);
+    assert_eq!(whole["caller"]["groups_omitted"], 4);
+    assert_eq!(
+        whole["caller"]["exe"],
+        Value::Null,
+        "unknown is null, never guessed"
+    );
+    assert_eq!(whole["caller"]["address"], "10.0.0.5:40112");
+    assert_eq!(whole["decision"], "allow");
+    assert_eq!(whole["status"], 200);
+    assert_eq!(whole["bytes"], 7);
+    writer.close();
+}
+
+#[tokio::test]
+async fn a_request_that_nobody_finished_is_recorded_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.jsonl");
+    let (log, writer) = Log::open(path.clone(), 1).unwrap();
+    drop(pending(&log));
+    let other = pending(&log);
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+        let _other = other;
+        panic!("a fault");
+    }));
+    writer.close();
+    let reasons: Vec<_> = records(&path)
+        .iter()
+        .map(|it| it["reason"].clone())
+        .collect();
+    assert_eq!(reasons, ["client_gone", "internal"]);
+}
+
+#[tokio::test]
+async fn numbers_have_no_gap_under_many_writers_and_across_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.jsonl");
+    for run in 0..2 {
+        let (log, writer) = Log::open(path.clone(), run).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..500).for_each(|_| pending(&log).finish(allowed(0))));
+            }
+        });
+        writer.close();
+    }
+    let seqs: Vec<_> = records(&path)
+        .iter()
+        .map(|it| it["seq"].as_u64().unwrap())
+        .collect();
+    assert_eq!(seqs, (1..=4000).collect::<Vec<_>>());
+}
