@@ -25,6 +25,8 @@
 #[forbid(unsafe_code)]
 pub mod audit;
 #[forbid(unsafe_code)]
+pub mod authorize;
+#[forbid(unsafe_code)]
 pub mod caller;
 #[forbid(unsafe_code)]
 pub mod cli;

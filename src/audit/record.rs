@@ -64,8 +64,7 @@ pub enum Decision {
 }
 
 /// Why a request ended as it did. One closed list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// A rule or the default allows it, or any caller may (minting).
     Allowed,
@@ -101,6 +100,37 @@ pub enum Reason {
     ClientGone,
     /// A fault in this program.
     Internal,
+}
+
+impl Reason {
+    /// The word in records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Observed => "observed",
+            Self::Malformed => "malformed",
+            Self::ForwardedHeader => "forwarded_header",
+            Self::TokenMissing => "token_missing",
+            Self::TokenInvalid => "token_invalid",
+            Self::Policy => "policy",
+            Self::Default => "default",
+            Self::AccountUnknown => "account_unknown",
+            Self::AuditUnwritable => "audit_unwritable",
+            Self::UpstreamUnreachable => "upstream_unreachable",
+            Self::UpstreamInvalid => "upstream_invalid",
+            Self::UpstreamTimeout => "upstream_timeout",
+            Self::CallerUnknown => "caller_unknown",
+            Self::NotRedirected => "not_redirected",
+            Self::ClientGone => "client_gone",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+impl Serialize for Reason {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(self.as_str())
+    }
 }
 
 /// What one record says beside the fields that all records have.

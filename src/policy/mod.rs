@@ -6,3 +6,7 @@
 mod subject;
 
 pub use subject::{Account, AccountFacts, Group, Subject};
+
+mod verdict;
+
+pub use verdict::{DenyCause, Verdict};

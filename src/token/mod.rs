@@ -65,7 +65,10 @@ pub enum TokenError {
     /// Its time is over.
     Expired,
     /// Minted for another uid, and otherwise good.
-    OtherUid,
+    OtherUid {
+        /// The seconds it has left.
+        left: u32,
+    },
 }
 
 impl TokenKey {
@@ -108,10 +111,11 @@ impl TokenKey {
         if left == 0 {
             return Err(TokenError::Expired);
         }
+        let left = u32::try_from(left).map_err(|_| TokenError::Foreign)?;
         if Uid(u32::from_be_bytes(*owner)) != uid {
-            return Err(TokenError::OtherUid);
+            return Err(TokenError::OtherUid { left });
         }
-        u32::try_from(left).map_err(|_| TokenError::Foreign)
+        Ok(left)
     }
 }
 
@@ -176,14 +180,12 @@ mod tests {
     #[test]
     fn is_worthless_to_another_uid_and_under_another_key() {
         let token = presented(&mint(60, 0));
-        assert_eq!(
-            key(1).verify(&token, Uid(4002), Moment(0)),
-            Err(TokenError::OtherUid)
-        );
-        assert_eq!(
-            key(1).verify(&token, Uid::ROOT, Moment(0)),
-            Err(TokenError::OtherUid)
-        );
+        for other in [Uid(4002), Uid::ROOT, Uid(4100)] {
+            assert_eq!(
+                key(1).verify(&token, other, Moment(0)),
+                Err(TokenError::OtherUid { left: 60 })
+            );
+        }
         assert_eq!(
             key(2).verify(&token, ALICE, Moment(0)),
             Err(TokenError::Foreign)

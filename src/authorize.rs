@@ -1,0 +1,364 @@
+//! Token gate and policy together: from a caller and a canonical request to a
+//! permit or a refusal. One function, [`judge`], decides; the daemon and the
+//! commands that predict it all call it.
+//!
+//! Pure. A [`Permit`] comes from here and nowhere else, and the service is
+//! asked by permit only.
+
+use std::sync::Arc;
+
+use crate::audit::{Decision, Reason};
+use crate::caller::Caller;
+use crate::config::Mode;
+use crate::ids::MetadataAddr;
+use crate::policy::{DenyCause, Verdict};
+use crate::request::{CanonicalPath, PresentedToken, Read, ReadMethod, Ttl};
+use crate::token::TokenError;
+
+/// What the token gate found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenState {
+    /// The caller's own, with the seconds it has left.
+    Good(u32),
+    /// One that only the service can judge.
+    Relayed(PresentedToken),
+    /// None: IMDSv1.
+    Missing,
+    /// Good, but somebody else's.
+    OtherUid(u32),
+    /// Worth nothing to anybody.
+    Bad,
+}
+
+impl From<Result<u32, TokenError>> for TokenState {
+    fn from(verified: Result<u32, TokenError>) -> Self {
+        match verified {
+            Ok(left) => Self::Good(left),
+            Err(TokenError::OtherUid { left }) => Self::OtherUid(left),
+            Err(TokenError::Foreign | TokenError::Expired) => Self::Bad,
+        }
+    }
+}
+
+/// What becomes of a read, and what the record says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Judgement {
+    /// What holds by token gate and policy, whatever the mode.
+    pub verdict: Decision,
+    /// Why.
+    pub reason: Reason,
+    /// In observe: the reason there would have been.
+    pub detail: Option<&'static str>,
+    /// The rule that decided.
+    pub rule: Option<Arc<str>>,
+    /// How the service is to be asked, or that it is not.
+    pub outcome: Outcome,
+}
+
+/// Forwarded or refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Ask the service this way.
+    Forward(Access),
+    /// Answer with this status.
+    Refuse(u16),
+}
+
+/// With which token the service is asked, and what the client is told of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// With the daemon's token. `left` seconds remain of the client's, if it
+    /// sent one.
+    Own {
+        /// For the TTL header of the answer.
+        left: Option<u32>,
+    },
+    /// With the client's.
+    Relayed(PresentedToken),
+    /// With none: only the service knows whether it still allows that.
+    Tokenless,
+}
+
+/// Decides. The token gate comes first, so that a caller without a token
+/// learns nothing of the policy.
+pub fn judge(verdict: Verdict, token: TokenState, mode: Mode) -> Judgement {
+    let (bridge, denial) = match &verdict {
+        Verdict::Allow { imdsv1, .. } => (*imdsv1, None),
+        Verdict::Deny { cause, enforce } => (false, Some((Reason::from(cause), *enforce))),
+    };
+    let gate = match &token {
+        TokenState::Good(_) | TokenState::Relayed(_) => None,
+        TokenState::Missing if bridge => None,
+        TokenState::Missing => Some(Reason::TokenMissing),
+        TokenState::OtherUid(_) | TokenState::Bad => Some(Reason::TokenInvalid),
+    };
+    let access = match token {
+        TokenState::Good(left) | TokenState::OtherUid(left) => {
+            Some(Access::Own { left: Some(left) })
+        }
+        TokenState::Relayed(token) => Some(Access::Relayed(token)),
+        TokenState::Missing if bridge => Some(Access::Own { left: None }),
+        TokenState::Missing => Some(Access::Tokenless),
+        TokenState::Bad => None,
+    };
+    let refusal = gate.or(denial.map(|(reason, _)| reason));
+    let enforced = denial.is_some_and(|(_, enforce)| enforce);
+    let (reason, detail, outcome) = match (refusal, access) {
+        (None, Some(access)) => (Reason::Allowed, None, Outcome::Forward(access)),
+        (Some(would_be), Some(access)) if mode == Mode::Observe && !enforced => (
+            Reason::Observed,
+            Some(would_be.as_str()),
+            Outcome::Forward(access),
+        ),
+        // In observe, the token gate does not bind: what refuses here is the rule.
+        (Some(_), Some(_)) if mode == Mode::Observe => {
+            let reason = denial.map_or(Reason::Policy, |(reason, _)| reason);
+            (reason, None, Outcome::Refuse(403))
+        }
+        (Some(reason @ (Reason::TokenMissing | Reason::TokenInvalid)), _) => {
+            (reason, None, Outcome::Refuse(401))
+        }
+        (Some(reason), _) => (reason, None, Outcome::Refuse(403)),
+        (None, None) => (Reason::TokenInvalid, None, Outcome::Refuse(401)),
+    };
+    let rule = match verdict {
+        Verdict::Allow { rule, .. } => rule,
+        Verdict::Deny {
+            cause: DenyCause::Rule(rule),
+            ..
+        } => Some(rule),
+        Verdict::Deny { .. } => None,
+    };
+    Judgement {
+        verdict: if refusal.is_some() {
+            Decision::Deny
+        } else {
+            Decision::Allow
+        },
+        reason,
+        detail,
+        // A caller refused at the gate was not refused by a rule.
+        rule: rule.filter(|_| gate.is_none()),
+        outcome,
+    }
+}
+
+impl From<&DenyCause> for Reason {
+    fn from(cause: &DenyCause) -> Self {
+        match cause {
+            DenyCause::Rule(_) => Self::Policy,
+            DenyCause::Default => Self::Default,
+            DenyCause::AccountUnknown => Self::AccountUnknown,
+        }
+    }
+}
+
+/// The right to ask the service one thing once.
+#[derive(Debug)]
+pub struct Permit {
+    service: MetadataAddr,
+    ask: Ask,
+}
+
+/// What is asked.
+#[derive(Debug)]
+pub enum Ask {
+    /// A path, rebuilt from what was judged.
+    Read {
+        /// GET or HEAD.
+        method: ReadMethod,
+        /// What was judged.
+        path: CanonicalPath,
+        /// With which token.
+        access: Access,
+    },
+    /// A token of the service's own, for the client.
+    Mint(Ttl),
+}
+
+impl Permit {
+    /// For a read that was judged.
+    pub fn read(caller: &Caller, read: &Read, judgement: &Judgement) -> Result<Self, u16> {
+        match &judgement.outcome {
+            Outcome::Refuse(status) => Err(*status),
+            Outcome::Forward(access) => Ok(Self {
+                service: caller.service(),
+                ask: Ask::Read {
+                    method: read.method,
+                    path: read.path.clone(),
+                    access: access.clone(),
+                },
+            }),
+        }
+    }
+
+    /// Any caller may have a token.
+    pub fn mint(caller: &Caller, ttl: Ttl) -> Self {
+        Self {
+            service: caller.service(),
+            ask: Ask::Mint(ttl),
+        }
+    }
+
+    /// Where to ask.
+    pub fn service(&self) -> MetadataAddr {
+        self.service
+    }
+
+    /// What to ask.
+    pub fn ask(&self) -> &Ask {
+        &self.ask
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allow(imdsv1: bool) -> Verdict {
+        Verdict::Allow {
+            rule: Some("ops".into()),
+            imdsv1,
+        }
+    }
+
+    fn deny(enforce: bool) -> Verdict {
+        Verdict::Deny {
+            cause: DenyCause::Rule("no".into()),
+            enforce,
+        }
+    }
+
+    fn outcome(verdict: Verdict, token: TokenState, mode: Mode) -> (Decision, Reason, String) {
+        let judged = judge(verdict, token, mode);
+        (
+            judged.verdict,
+            judged.reason,
+            format!("{:?}", judged.outcome),
+        )
+    }
+
+    #[test]
+    fn every_combination_has_its_outcome() {
+        use Decision::{Allow, Deny};
+        use Mode::{Enforce, Observe};
+        use TokenState::{Bad, Good, Missing, OtherUid};
+        let own = "Forward(Own { left: Some(9) })";
+        let bridged = "Forward(Own { left: None })";
+        let tokenless = "Forward(Tokenless)";
+        for (verdict, token, mode, expected) in [
+            (
+                allow(false),
+                Good(9),
+                Enforce,
+                (Allow, Reason::Allowed, own),
+            ),
+            (
+                allow(false),
+                Missing,
+                Enforce,
+                (Deny, Reason::TokenMissing, "Refuse(401)"),
+            ),
+            (
+                allow(true),
+                Missing,
+                Enforce,
+                (Allow, Reason::Allowed, bridged),
+            ),
+            (
+                allow(true),
+                Bad,
+                Enforce,
+                (Deny, Reason::TokenInvalid, "Refuse(401)"),
+            ),
+            (
+                allow(false),
+                OtherUid(9),
+                Enforce,
+                (Deny, Reason::TokenInvalid, "Refuse(401)"),
+            ),
+            (
+                deny(false),
+                Good(9),
+                Enforce,
+                (Deny, Reason::Policy, "Refuse(403)"),
+            ),
+            (
+                deny(false),
+                Missing,
+                Enforce,
+                (Deny, Reason::TokenMissing, "Refuse(401)"),
+            ),
+            (
+                deny(true),
+                OtherUid(9),
+                Enforce,
+                (Deny, Reason::TokenInvalid, "Refuse(401)"),
+            ),
+            (
+                allow(false),
+                Good(9),
+                Observe,
+                (Allow, Reason::Allowed, own),
+            ),
+            (
+                allow(false),
+                Missing,
+                Observe,
+                (Deny, Reason::Observed, tokenless),
+            ),
+            (
+                allow(true),
+                Missing,
+                Observe,
+                (Allow, Reason::Allowed, bridged),
+            ),
+            (
+                allow(false),
+                OtherUid(9),
+                Observe,
+                (Deny, Reason::Observed, own),
+            ),
+            (
+                allow(false),
+                Bad,
+                Observe,
+                (Deny, Reason::TokenInvalid, "Refuse(401)"),
+            ),
+            (deny(false), Good(9), Observe, (Deny, Reason::Observed, own)),
+            (
+                deny(true),
+                Good(9),
+                Observe,
+                (Deny, Reason::Policy, "Refuse(403)"),
+            ),
+            (
+                deny(true),
+                Missing,
+                Observe,
+                (Deny, Reason::Policy, "Refuse(403)"),
+            ),
+        ] {
+            let case = format!("{verdict:?} {token:?} {mode:?}");
+            let (decided, reason, what) = outcome(verdict, token, mode);
+            assert_eq!((decided, reason, what.as_str()), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_at_the_gate_does_not_name_the_rule() {
+        let judged = judge(deny(false), TokenState::Missing, Mode::Enforce);
+        assert_eq!(judged.rule, None);
+    }
+
+    #[test]
+    fn observe_says_what_the_reason_would_have_been() {
+        let verdict = Verdict::Deny {
+            cause: DenyCause::AccountUnknown,
+            enforce: false,
+        };
+        let judged = judge(verdict, TokenState::Good(1), Mode::Observe);
+        assert_eq!(judged.detail, Some("account_unknown"));
+    }
+}
