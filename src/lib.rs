@@ -43,4 +43,6 @@ pub mod request;
 #[forbid(unsafe_code)]
 pub mod token;
 #[forbid(unsafe_code)]
+pub mod upstream;
+#[forbid(unsafe_code)]
 mod utc;

@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
@@ -36,6 +37,7 @@ struct Shared {
     filled: Condvar,
     host: Host,
     ids: Ids,
+    ending: AtomicBool,
 }
 
 #[derive(Default)]
@@ -73,6 +75,7 @@ impl Log {
             filled: Condvar::new(),
             host: Host::new(),
             ids: Ids::new(run),
+            ending: AtomicBool::new(false),
         }));
         let mut writing = Writing {
             log: log.clone(),
@@ -96,6 +99,16 @@ impl Log {
     pub fn reopen(&self) {
         self.queue().reopen = true;
         self.0.filled.notify_one();
+    }
+
+    /// From now on a request nobody finishes was cut off by the end of the
+    /// daemon, not by its client.
+    pub fn ending(&self) {
+        self.0.ending.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        self.0.ending.load(Ordering::Relaxed)
     }
 
     /// Takes in what an answer of the service said of this machine.

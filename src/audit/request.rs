@@ -148,18 +148,14 @@ impl Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         if !self.finished {
-            let panicking = std::thread::panicking();
-            self.write(Ending {
-                decision: Decision::Deny,
-                reason: if panicking {
-                    Reason::Internal
-                } else {
-                    Reason::ClientGone
-                },
-                detail: None,
-                status: panicking.then_some(500),
-                bytes: 0,
-            });
+            let (reason, detail, status) = if std::thread::panicking() {
+                (Reason::Internal, Some("panic"), Some(500))
+            } else if self.log.is_ending() {
+                (Reason::Internal, Some("shutdown"), None)
+            } else {
+                (Reason::ClientGone, None, None)
+            };
+            self.write(Ending { decision: Decision::Deny, reason, detail, status, bytes: 0 });
         }
     }
 }

@@ -67,7 +67,7 @@ impl Callers {
 
 impl Caller {
     /// As rules see the caller.
-    pub fn subject(&self) -> &Subject {
+    pub fn subject(&self) -> &Arc<Subject> {
         &self.subject
     }
 

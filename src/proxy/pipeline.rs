@@ -1,0 +1,268 @@
+//! The way of one request, from its bytes to its answer and its one record.
+
+use std::sync::Arc;
+
+use hyper::StatusCode;
+
+use super::answer::{self, Reply};
+use super::gate::Arrived;
+use super::{Proxy, boottime, notice};
+use crate::audit::{Decision, Ending, Pending, Reason};
+use crate::authorize::{Ask, Outcome, Permit, TokenState, judge};
+use crate::caller::{Caller, CallerUnknown, ClientSocket};
+use crate::config::{Action, TokenMode};
+use crate::provider::Class;
+use crate::request::{Intent, Read, Rejected, Rejection, Ttl};
+use crate::upstream::{Answer, UpstreamError};
+
+/// The connection is closed without an answer.
+#[derive(Debug)]
+pub(super) struct Closed;
+
+impl std::fmt::Display for Closed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("closed without an answer")
+    }
+}
+
+impl std::error::Error for Closed {}
+
+type Served = Result<Reply, Closed>;
+
+impl Proxy {
+    /// Serves one request: who asks, what, with which token, by which rule;
+    /// then, and only then, the service. Every way out writes the record.
+    pub(super) async fn serve(&self, socket: ClientSocket, arrived: Arrived) -> Served {
+        let mut record = Pending::new(&self.log, socket.client, self.mode);
+        record.facts.policy = Some(Arc::clone(self.policy.hash()));
+        describe(&mut record, &arrived);
+        let caller = self.callers.identify(socket).await;
+        record.facts.subject = caller.as_ref().ok().map(|caller| Arc::clone(caller.subject()));
+        let (request, caller) = match (arrived, caller) {
+            (Err(rejected), _) => return Ok(reject(record, rejected)),
+            (Ok(_), Err(unknown)) => return Err(close(record, unknown)),
+            (Ok(request), Ok(caller)) => (request, caller),
+        };
+        match request.intent() {
+            Intent::Mint(ttl) => self.mint(record, &caller, *ttl).await,
+            Intent::Read(read) => self.read(record, &caller, read).await,
+        }
+    }
+
+    async fn mint(&self, mut record: Pending, caller: &Caller, ttl: Ttl) -> Served {
+        record.facts.verdict = Some(Decision::Allow);
+        match self.token_mode {
+            TokenMode::Relay => self.forward(record, caller, Permit::mint(caller, ttl), None).await,
+            TokenMode::Bound => {
+                if let Err(unknown) = self.callers.confirm(caller) {
+                    return Err(close(record, unknown));
+                }
+                let Some(nonce) = self.nonce() else {
+                    return Ok(fail(record, 500, Reason::Internal, "random", "no random numbers"));
+                };
+                let token = self.tokens.mint(caller.uid(), ttl, boottime(), nonce);
+                let reply = answer::minted(token, ttl);
+                record.finish(allowed(Reason::Allowed, None, &reply));
+                Ok(reply)
+            }
+        }
+    }
+
+    async fn read(&self, mut record: Pending, caller: &Caller, read: &Read) -> Served {
+        let verdict = self.policy.decide(caller.subject(), &read.path);
+        let judged = judge(verdict, self.token_state(caller, read), self.mode);
+        record.facts.verdict = Some(judged.verdict);
+        record.facts.rule = judged.rule.clone();
+        match Permit::read(caller, read, &judged) {
+            Ok(permit) => {
+                let passing = Passing { read, reason: judged.reason, detail: judged.detail };
+                self.forward(record, caller, permit, Some(passing)).await
+            }
+            Err(status) => {
+                let reply = match status {
+                    401 => answer::unauthorized(),
+                    _ => answer::denied(caller, read.path.as_str(), record.id()),
+                };
+                record.finish(ending(Decision::Deny, judged.reason, judged.detail, &reply));
+                Ok(reply)
+            }
+        }
+    }
+
+    fn token_state(&self, caller: &Caller, read: &Read) -> TokenState {
+        match (&read.token, self.token_mode) {
+            (None, _) => TokenState::Missing,
+            (Some(token), TokenMode::Bound) => {
+                self.tokens.verify(token, caller.uid(), boottime()).into()
+            }
+            (Some(token), TokenMode::Relay) if token.as_str().is_empty() => TokenState::Bad,
+            (Some(token), TokenMode::Relay) => TokenState::Relayed(token.clone()),
+        }
+    }
+
+    /// Asks the service, and lets the answer go to the caller it was meant
+    /// for, once it is recorded.
+    async fn forward(
+        &self,
+        mut record: Pending,
+        caller: &Caller,
+        permit: Permit,
+        passing: Option<Passing<'_>>,
+    ) -> Served {
+        if let Err(unknown) = self.callers.confirm(caller) {
+            return Err(close(record, unknown));
+        }
+        let access = match permit.ask() {
+            Ask::Read { access, .. } => Some(access.clone()),
+            Ask::Mint(_) => None,
+        };
+        let answer = match self.upstream.fetch(permit).await {
+            Ok(answer) => answer,
+            Err(error) => return Ok(upstream_failed(record, error)),
+        };
+        if let Err(unknown) = self.callers.confirm(caller) {
+            return Err(close(record, unknown));
+        }
+        let (reason, detail) = match &passing {
+            Some(passing) => {
+                self.take_notice(&mut record, passing.read, &answer);
+                (passing.reason, passing.detail)
+            }
+            None => (Reason::Allowed, None),
+        };
+        let sensitive = record.facts.class.is_some_and(Class::is_sensitive);
+        let reply = answer::passed_on(answer, access.as_ref());
+        let ending = allowed(reason, detail, &reply);
+        if !sensitive {
+            record.finish(ending);
+            return Ok(reply);
+        }
+        match (record.finish_durably(ending).await, self.on_audit_failure) {
+            (Ok(()), _) => Ok(reply),
+            (Err(record), Action::Allow) => {
+                record.finish(ending);
+                Ok(reply)
+            }
+            (Err(record), Action::Deny) => {
+                let what = "the audit log of this host cannot be written";
+                Ok(fail(record, 503, Reason::AuditUnwritable, None, what))
+            }
+        }
+    }
+
+    fn take_notice(&self, record: &mut Pending, read: &Read, answer: &Answer) {
+        if let Some(facts) = notice::instance(&read.path, answer) {
+            self.log.learn(facts);
+        }
+        if let Some(credential) = notice::credential(&read.path, answer) {
+            record.facts.class = Some(Class::Credentials);
+            record.facts.credential = Some(credential);
+        }
+    }
+}
+
+/// A read on its way to the service.
+struct Passing<'a> {
+    read: &'a Read,
+    reason: Reason,
+    detail: Option<&'static str>,
+}
+
+fn describe(record: &mut Pending, arrived: &Arrived) {
+    let facts = &mut record.facts;
+    match arrived {
+        Err(rejected) => {
+            facts.method.clone_from(&rejected.method);
+            facts.raw.clone_from(&rejected.raw);
+            facts.user_agent.clone_from(&rejected.user_agent);
+        }
+        Ok(request) => {
+            facts.user_agent = request.user_agent().map(str::to_owned);
+            match request.intent() {
+                Intent::Mint(_) => {
+                    facts.method = Some("PUT".into());
+                    facts.path = Some(crate::request::TOKEN_PATH.into());
+                    facts.imds = Some("v2");
+                }
+                Intent::Read(read) => {
+                    facts.method = Some(read.method.as_str().into());
+                    facts.path = Some(read.path.as_str().into());
+                    facts.class = Some(read.path.class());
+                    facts.imds = Some(if read.token.is_some() { "v2" } else { "v1" });
+                }
+            }
+        }
+    }
+}
+
+fn reject(mut record: Pending, rejected: Rejected) -> Reply {
+    record.facts.verdict = Some(Decision::Deny);
+    let reply = answer::rejected(rejected.cause, record.id());
+    let (reason, detail) = match rejected.cause {
+        Rejection::Malformed(malformed) => (Reason::Malformed, Some(malformed.as_str())),
+        Rejection::ForwardedHeader => (Reason::ForwardedHeader, None),
+    };
+    record.finish(ending(Decision::Deny, reason, detail, &reply));
+    reply
+}
+
+fn close(record: Pending, unknown: CallerUnknown) -> Closed {
+    record.finish(Ending {
+        decision: Decision::Deny,
+        reason: Reason::CallerUnknown,
+        detail: Some(unknown.as_str()),
+        status: None,
+        bytes: 0,
+    });
+    Closed
+}
+
+fn upstream_failed(record: Pending, error: UpstreamError) -> Reply {
+    match error {
+        UpstreamError::Unreachable => {
+            let what = "the metadata service cannot be reached";
+            fail(record, 502, Reason::UpstreamUnreachable, None, what)
+        }
+        UpstreamError::Invalid(detail) => {
+            let what = "the metadata service gave no valid answer";
+            fail(record, 502, Reason::UpstreamInvalid, Some(detail), what)
+        }
+        UpstreamError::Timeout => {
+            let what = "the metadata service did not answer in time";
+            fail(record, 504, Reason::UpstreamTimeout, None, what)
+        }
+    }
+}
+
+fn fail(
+    record: Pending,
+    status: u16,
+    reason: Reason,
+    detail: impl Into<Option<&'static str>>,
+    what: &str,
+) -> Reply {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let reply = answer::failed(status, what, record.id());
+    record.finish(ending(Decision::Deny, reason, detail.into(), &reply));
+    reply
+}
+
+fn allowed(reason: Reason, detail: Option<&'static str>, reply: &Reply) -> Ending {
+    ending(Decision::Allow, reason, detail, reply)
+}
+
+fn ending(
+    decision: Decision,
+    reason: Reason,
+    detail: Option<&'static str>,
+    reply: &Reply,
+) -> Ending {
+    use hyper::body::Body as _;
+    Ending {
+        decision,
+        reason,
+        detail,
+        status: Some(reply.status().as_u16()),
+        bytes: reply.body().size_hint().exact().unwrap_or(0),
+    }
+}
