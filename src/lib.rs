@@ -34,3 +34,5 @@ pub mod policy;
 pub mod provider;
 #[forbid(unsafe_code)]
 pub mod request;
+#[forbid(unsafe_code)]
+pub mod utc;
