@@ -35,4 +35,6 @@ pub mod provider;
 #[forbid(unsafe_code)]
 pub mod request;
 #[forbid(unsafe_code)]
+pub mod sim;
+#[forbid(unsafe_code)]
 pub mod utc;
