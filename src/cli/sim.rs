@@ -29,7 +29,7 @@ pub(super) struct Args {
     #[arg(long, value_enum, default_value = "required")]
     http_tokens: HttpTokens,
 
-    /// Wait before every answer, e.g. 1ms.
+    /// Wait at least so long before every answer, e.g. 5ms.
     #[arg(long, value_name = "DURATION", default_value = "0s")]
     latency: humantime::Duration,
 
@@ -59,7 +59,8 @@ pub(super) struct Args {
     user_data: Option<PathBuf>,
 
     /// Append one JSON line per connection and per request to this file,
-    /// before the answer is sent. Tokens are not recorded.
+    /// before the answer is sent: "event" is connection or request; "token"
+    /// says whether one was presented, tokens themselves are not recorded.
     #[arg(long, value_name = "FILE")]
     request_log: Option<PathBuf>,
 }
@@ -77,6 +78,10 @@ pub(super) fn run(args: Args) -> Outcome {
         .map(|address| listen(*address))
         .collect::<Result<Vec<_>, _>>()?;
     let settings = settings(args)?;
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_max_level(tracing::Level::WARN)
+        .init();
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?

@@ -41,7 +41,7 @@ use service::Service;
 pub struct Settings {
     /// Whether a GET needs a token.
     pub http_tokens: HttpTokens,
-    /// Waited before every answer.
+    /// Waited at least before every answer; timers add up to two milliseconds.
     pub latency: Duration,
     /// Past it, requests get 503.
     pub requests_per_second: Option<NonZeroU32>,
@@ -183,6 +183,9 @@ async fn converse(stream: TcpStream, peer: SocketAddr, service: Arc<Service>) {
     let respond = service_fn(|request| service.respond(peer, request));
     let conversation = http1::Builder::new()
         .title_case_headers(true)
+        // A client that has sent its request and shut down its side of the
+        // connection still gets the answer.
+        .half_close(true)
         .serve_connection(TokioIo::new(stream), respond);
     if let Err(error) = conversation.await {
         tracing::debug!(%peer, %error, "connection ended");

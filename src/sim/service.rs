@@ -13,12 +13,13 @@ use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
 
 use super::answer::{Answer, Body, Extent, Persistence, TOKEN_TTL};
-use super::credentials::Issuer;
+use super::credentials::{Epoch, Issuer};
 use super::request_log::{Event, RequestLog};
+use super::secret::Secret;
 use super::throttle::Throttle;
 use super::token::{Tokens, Ttl};
 use super::tree::{Live, Node, Tree};
-use super::{Error, HttpTokens, RoleName, Settings, instance, secret};
+use super::{Error, HttpTokens, RoleName, Settings, instance};
 
 const TOKEN_PATH: &str = "/latest/api/token";
 const TOKEN: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token");
@@ -43,8 +44,8 @@ pub(super) struct Service {
 
 impl Service {
     pub(super) fn new(settings: Settings) -> Result<Self, Error> {
-        let secret = secret::Secret::new()?;
-        let epoch = super::credentials::Epoch {
+        let secret = Secret::new()?;
+        let epoch = Epoch {
             monotonic: Instant::now(),
             civil: SystemTime::now(),
         };
@@ -131,7 +132,7 @@ impl Service {
             Method::PUT => Answer::empty(StatusCode::FORBIDDEN),
             _ if path == TOKEN_PATH => Answer::method_not_allowed("OPTIONS, PUT"),
             Method::GET | Method::HEAD => self.read(head, path, now),
-            _ => Answer::method_not_allowed("OPTIONS, GET, HEAD"),
+            _ => Answer::method_not_allowed("GET, HEAD"),
         }
     }
 

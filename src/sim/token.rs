@@ -4,7 +4,7 @@
 //! token. It dies with the process that minted it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
@@ -39,6 +39,8 @@ const PREFIX: [u8; 4] = [1, 0, 0, 0];
 /// make the 40 that a real token has.
 const TAG_LEN: usize = 20;
 
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
+
 /// Mints and verifies tokens.
 pub(super) struct Tokens {
     mac: Hmac<Sha256>,
@@ -58,7 +60,8 @@ impl Tokens {
 
     /// A new token of 56 characters, padded base64url.
     pub(super) fn mint(&self, ttl: Ttl, now: Instant) -> String {
-        let expiry = self.millis(now) + ttl.as_secs() * 1000;
+        let lifetime = ttl.as_secs() * NANOS_PER_SECOND;
+        let expiry = self.nanos(now).saturating_add(lifetime);
         let serial = self.minted.fetch_add(1, Ordering::Relaxed);
         let mut raw = Vec::with_capacity(40);
         raw.extend(PREFIX);
@@ -81,23 +84,23 @@ impl Tokens {
             .ok()?;
         let (_prefix, rest) = claims.split_first_chunk::<{ PREFIX.len() }>()?;
         let expiry = u64::from_be_bytes(*rest.first_chunk()?);
-        match expiry.checked_sub(self.millis(now))? {
+        match expiry.checked_sub(self.nanos(now))? {
             0 => None,
-            left => Some(left.div_ceil(1000)),
+            left => Some(left.div_ceil(NANOS_PER_SECOND)),
         }
     }
 
-    fn millis(&self, at: Instant) -> u64 {
-        duration_millis(at.saturating_duration_since(self.epoch))
+    fn nanos(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.epoch);
+        // 64 bits of nanoseconds last for centuries.
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
     }
-}
-
-fn duration_millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use hmac::KeyInit;
 
     use super::*;

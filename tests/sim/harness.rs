@@ -21,13 +21,17 @@ impl Sim {
     }
 
     pub(crate) fn listening(addresses: &[&str], args: &[&str]) -> Self {
-        let mut child = imdsfw_sim(addresses, args)
+        let child = imdsfw_sim(addresses, args)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
+        Self::ready(child, addresses.len())
+    }
+
+    /// Waits until one that was just started says it is ready.
+    pub(crate) fn ready(mut child: Child, addresses: usize) -> Self {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let addresses = addresses
-            .iter()
+        let addresses = (0..addresses)
             .map(|_| {
                 let line = lines.next().expect("ended before it was ready").unwrap();
                 let address = line.strip_prefix("listening on ").expect(&line);

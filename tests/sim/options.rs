@@ -1,6 +1,8 @@
 //! What the command line promises.
 
 use std::fs;
+use std::io::Read;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -59,6 +61,24 @@ fn a_connection_that_asks_nothing_is_logged_too() {
     let line: Value = serde_json::from_str(&line).unwrap();
     assert_eq!(line["event"], "connection");
     assert_eq!(line["peer"], idle.local_addr().unwrap().to_string());
+}
+
+#[test]
+fn what_the_request_log_cannot_take_is_not_answered() {
+    let mut sim = imdsfw_sim(&["127.0.0.1:0"], &["--request-log", "/dev/full"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map(|child| Sim::ready(child, 1))
+        .unwrap();
+    let mut answer = Vec::new();
+    sim.connect().read_to_end(&mut answer).unwrap();
+    assert!(answer.is_empty());
+    sim.child.kill().unwrap();
+    let mut stderr = String::new();
+    let mut pipe = sim.child.stderr.take().unwrap();
+    pipe.read_to_string(&mut stderr).unwrap();
+    assert!(stderr.contains("cannot write the request log"), "{stderr}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Status lines, headers in their order and case, connections.
 
 use std::io::{BufReader, Read, Write};
+use std::net::Shutdown;
 
 use crate::harness::{Answer, Sim};
 
@@ -153,6 +154,19 @@ fn a_space_in_the_path_is_a_bad_request() {
     let sim = Sim::start(&[]);
     let answer = sim.ask("GET /latest/meta data/ HTTP/1.1");
     assert_eq!(answer.status, 400);
+}
+
+#[test]
+fn a_client_that_shuts_down_its_side_still_gets_its_answer() {
+    let sim = Sim::start(&["--http-tokens", "optional", "--latency", "20ms"]);
+    let mut stream = sim.connect();
+    stream
+        .write_all(b"GET /latest/meta-data/mac HTTP/1.1\r\n\r\n")
+        .unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    assert_eq!(Answer::parse(&bytes).text(), "06:00:00:00:00:05");
 }
 
 #[test]
