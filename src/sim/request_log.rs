@@ -3,6 +3,7 @@
 //!
 //! Must never hold a token: only whether one was presented.
 
+use std::borrow::Cow;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
@@ -23,11 +24,11 @@ pub(super) enum Event<'a> {
     Request {
         peer: SocketAddr,
         method: &'a str,
-        /// The target as sent.
-        path: &'a str,
+        /// The target as sent, less a fragment.
+        path: String,
         /// Whether a token was presented, good or bad.
         token: bool,
-        user_agent: Option<String>,
+        user_agent: Option<Cow<'a, str>>,
         status: u16,
     },
 }

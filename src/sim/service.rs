@@ -79,7 +79,7 @@ impl Service {
 
     /// Notes a connection in the request log.
     pub(super) fn accepted(&self, peer: SocketAddr) -> std::io::Result<()> {
-        self.log(&Event::Connection { peer })
+        self.log(|| Event::Connection { peer })
     }
 
     /// Answers one request. An error closes the connection: what the request
@@ -97,15 +97,15 @@ impl Service {
                 answer = Answer::page(StatusCode::BAD_REQUEST);
             }
         }
-        self.log(&Event::Request {
+        self.log(|| Event::Request {
             peer,
             method: head.method.as_str(),
-            path: &head.uri.to_string(),
+            path: head.uri.to_string(),
             token: head.headers.contains_key(TOKEN),
             user_agent: head
                 .headers
                 .get(USER_AGENT)
-                .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()),
+                .map(|value| String::from_utf8_lossy(value.as_bytes())),
             status: answer.status.as_u16(),
         })?;
         if !self.latency.is_zero() {
@@ -204,11 +204,12 @@ impl Service {
         }
     }
 
-    fn log(&self, event: &Event<'_>) -> std::io::Result<()> {
+    /// Without a log, the event is not even made.
+    fn log<'a>(&self, event: impl FnOnce() -> Event<'a>) -> std::io::Result<()> {
         let Some(log) = &self.request_log else {
             return Ok(());
         };
-        log.append(event)
+        log.append(&event())
             .inspect_err(|error| tracing::error!(%error, "cannot write the request log"))
     }
 }
