@@ -39,10 +39,16 @@ pub mod policy;
 #[forbid(unsafe_code)]
 pub mod provider;
 #[forbid(unsafe_code)]
+pub mod proxy;
+#[forbid(unsafe_code)]
 pub mod request;
+#[forbid(unsafe_code)]
+pub mod sim;
+#[allow(unsafe_code)]
+pub mod sys;
 #[forbid(unsafe_code)]
 pub mod token;
 #[forbid(unsafe_code)]
 pub mod upstream;
 #[forbid(unsafe_code)]
-mod utc;
+pub mod utc;

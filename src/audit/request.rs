@@ -155,7 +155,13 @@ impl Drop for Pending {
             } else {
                 (Reason::ClientGone, None, None)
             };
-            self.write(Ending { decision: Decision::Deny, reason, detail, status, bytes: 0 });
+            self.write(Ending {
+                decision: Decision::Deny,
+                reason,
+                detail,
+                status,
+                bytes: 0,
+            });
         }
     }
 }

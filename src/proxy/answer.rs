@@ -70,9 +70,8 @@ pub(super) fn denied(caller: &Caller, path: &str, id: &str) -> Reply {
         Account::Known(facts) => format!("{} (uid {uid})", facts.user),
         Account::Undecidable => format!("uid {uid}"),
     };
-    let message = format!(
-        "imdsfw: {who} may not read {path}; ask the administrator of this host, id {id}"
-    );
+    let message =
+        format!("imdsfw: {who} may not read {path}; ask the administrator of this host, id {id}");
     json(StatusCode::FORBIDDEN, "AccessDenied", message)
 }
 
@@ -80,7 +79,11 @@ pub(super) fn denied(caller: &Caller, path: &str, id: &str) -> Reply {
 pub(super) fn rejected(cause: Rejection, id: &str) -> Reply {
     let (status, code, what) = match cause {
         Rejection::Malformed(malformed) => {
-            let code = if malformed == Malformed::PutElsewhere { "AccessDenied" } else { "BadRequest" };
+            let code = if malformed == Malformed::PutElsewhere {
+                "AccessDenied"
+            } else {
+                "BadRequest"
+            };
             (malformed.status(), code, malformed.as_str())
         }
         Rejection::ForwardedHeader => (403, "AccessDenied", "forwarded_header"),
@@ -91,9 +94,13 @@ pub(super) fn rejected(cause: Rejection, id: &str) -> Reply {
     if let Rejection::Malformed(malformed) = cause
         && let Some(allow) = malformed.allow()
     {
-        reply.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+        reply
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static(allow));
     }
-    reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    reply
+        .headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("close"));
     reply
 }
 

@@ -281,9 +281,10 @@ impl Deadline {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::None => Poll::Pending,
-            Self::Idle(at, timer) | Self::Head(at, timer) => {
-                timer.get_or_insert_with(|| Box::pin(sleep_until(*at))).as_mut().poll(cx)
-            }
+            Self::Idle(at, timer) | Self::Head(at, timer) => timer
+                .get_or_insert_with(|| Box::pin(sleep_until(*at)))
+                .as_mut()
+                .poll(cx),
         }
     }
 }

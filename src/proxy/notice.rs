@@ -29,7 +29,10 @@ struct Document {
 /// The credentials in an answer. A body that merely names a secret key
 /// counts: better one record too many with the word credentials on it.
 pub(super) fn credential(path: &CanonicalPath, answer: &Answer) -> Option<CredentialRecord> {
-    let names_a_key = answer.body().windows(15).any(|window| window == b"SecretAccessKey");
+    let names_a_key = answer
+        .body()
+        .windows(15)
+        .any(|window| window == b"SecretAccessKey");
     if !answer.status().is_success() || !names_a_key {
         return None;
     }
@@ -46,14 +49,20 @@ pub(super) fn instance(path: &CanonicalPath, answer: &Answer) -> Option<Instance
     if !answer.status().is_success() || answer.body().is_empty() {
         return None;
     }
-    let text = || String::from_utf8(answer.body().to_vec()).ok().and_then(plain);
+    let text = || {
+        String::from_utf8(answer.body().to_vec())
+            .ok()
+            .and_then(plain)
+    };
     match path.resource() {
-        "/meta-data/instance-id" => {
-            Some(InstanceFacts { instance_id: text(), ..InstanceFacts::default() })
-        }
-        "/meta-data/placement/region" => {
-            Some(InstanceFacts { region: text(), ..InstanceFacts::default() })
-        }
+        "/meta-data/instance-id" => Some(InstanceFacts {
+            instance_id: text(),
+            ..InstanceFacts::default()
+        }),
+        "/meta-data/placement/region" => Some(InstanceFacts {
+            region: text(),
+            ..InstanceFacts::default()
+        }),
         "/dynamic/instance-identity/document" => {
             let document = document(answer.body());
             Some(InstanceFacts {

@@ -8,7 +8,7 @@ use super::answer::{self, Reply};
 use super::gate::Arrived;
 use super::{Proxy, boottime, notice};
 use crate::audit::{Decision, Ending, Pending, Reason};
-use crate::authorize::{Ask, Outcome, Permit, TokenState, judge};
+use crate::authorize::{Ask, Permit, TokenState, judge};
 use crate::caller::{Caller, CallerUnknown, ClientSocket};
 use crate::config::{Action, TokenMode};
 use crate::provider::Class;
@@ -37,7 +37,10 @@ impl Proxy {
         record.facts.policy = Some(Arc::clone(self.policy.hash()));
         describe(&mut record, &arrived);
         let caller = self.callers.identify(socket).await;
-        record.facts.subject = caller.as_ref().ok().map(|caller| Arc::clone(caller.subject()));
+        record.facts.subject = caller
+            .as_ref()
+            .ok()
+            .map(|caller| Arc::clone(caller.subject()));
         let (request, caller) = match (arrived, caller) {
             (Err(rejected), _) => return Ok(reject(record, rejected)),
             (Ok(_), Err(unknown)) => return Err(close(record, unknown)),
@@ -52,13 +55,22 @@ impl Proxy {
     async fn mint(&self, mut record: Pending, caller: &Caller, ttl: Ttl) -> Served {
         record.facts.verdict = Some(Decision::Allow);
         match self.token_mode {
-            TokenMode::Relay => self.forward(record, caller, Permit::mint(caller, ttl), None).await,
+            TokenMode::Relay => {
+                self.forward(record, caller, Permit::mint(caller, ttl), None)
+                    .await
+            }
             TokenMode::Bound => {
                 if let Err(unknown) = self.callers.confirm(caller) {
                     return Err(close(record, unknown));
                 }
                 let Some(nonce) = self.nonce() else {
-                    return Ok(fail(record, 500, Reason::Internal, "random", "no random numbers"));
+                    return Ok(fail(
+                        record,
+                        500,
+                        Reason::Internal,
+                        "random",
+                        "no random numbers",
+                    ));
                 };
                 let token = self.tokens.mint(caller.uid(), ttl, boottime(), nonce);
                 let reply = answer::minted(token, ttl);
@@ -75,7 +87,11 @@ impl Proxy {
         record.facts.rule = judged.rule.clone();
         match Permit::read(caller, read, &judged) {
             Ok(permit) => {
-                let passing = Passing { read, reason: judged.reason, detail: judged.detail };
+                let passing = Passing {
+                    read,
+                    reason: judged.reason,
+                    detail: judged.detail,
+                };
                 self.forward(record, caller, permit, Some(passing)).await
             }
             Err(status) => {

@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use hyper::header::{
+    CONNECTION, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
 use hyper::{Response, StatusCode};
 
 use super::UpstreamError;
@@ -58,7 +60,11 @@ impl Answer {
                 // Keeps its place among the headers; what it says is about
                 // the client's connection, and hyper changes it to `close`
                 // where that one ends.
-                let value = if name == CONNECTION { KEEP_ALIVE } else { value };
+                let value = if name == CONNECTION {
+                    KEEP_ALIVE
+                } else {
+                    value
+                };
                 kept.append(name, value);
                 kept
             });

@@ -1,0 +1,194 @@
+//! Listeners and the connections they accept.
+//!
+//! A connection is served only if it was redirected here from the metadata
+//! address this listener stands for. Out of descriptors, accepting pauses
+//! instead of spinning; over the connection cap, clients queue.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::{Ip6tOriginalDst, OriginalDst};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::sync::watch;
+
+use super::gate::{Gate, Inbox, LeftOver};
+use super::{Proxy, pipeline::Closed};
+use crate::audit::{self, Event, Reason};
+use crate::caller::ClientSocket;
+use crate::ids::{ClientAddr, MetadataAddr, unmapped};
+use crate::request::{Malformed, Rejected};
+
+/// How long accepting rests when the process or host has no descriptor left.
+const EMFILE_PAUSE: Duration = Duration::from_millis(100);
+
+/// A listening socket and the metadata address whose connections the rules
+/// redirect to it. One listener and port per destination and family: were
+/// two destinations to share one, source ports could be remapped, and a peer's
+/// address would no longer be its socket's.
+#[derive(Debug)]
+pub struct Listener {
+    /// Non-blocking.
+    pub socket: std::net::TcpListener,
+    /// What its connections were meant for.
+    pub service: MetadataAddr,
+}
+
+impl Listener {
+    /// Binds on the loopback address of the metadata address's family.
+    pub fn bind(service: MetadataAddr, port: u16) -> io::Result<Self> {
+        let address: SocketAddr = match service.0 {
+            SocketAddr::V4(_) => (Ipv4Addr::LOCALHOST, port).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::LOCALHOST, port).into(),
+        };
+        let socket = std::net::TcpListener::bind(address)?;
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket, service })
+    }
+}
+
+impl Proxy {
+    /// Accepts until `stop` changes; then requests under way are finished.
+    pub(super) async fn accept(
+        self: Arc<Self>,
+        listener: TcpListener,
+        service: MetadataAddr,
+        slots: Arc<Semaphore>,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        let mut paused = false;
+        loop {
+            let accepted = tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => return,
+                accepted = accept_one(&listener, &slots) => accepted,
+            };
+            match accepted {
+                Ok((slot, stream, peer)) => {
+                    paused = false;
+                    let proxy = Arc::clone(&self);
+                    let stop = stop.clone();
+                    tokio::spawn(async move {
+                        proxy
+                            .connection(stream, ClientAddr::new(peer), service, stop)
+                            .await;
+                        drop(slot);
+                    });
+                }
+                Err(error) if is_exhausted(&error) => {
+                    if !paused {
+                        paused = true;
+                        tracing::error!(%error, "accepting pauses");
+                        let detail = serde_json::json!({ "error": error.to_string() });
+                        self.log.event(Event::DaemonOverloaded, &detail);
+                    }
+                    tokio::time::sleep(EMFILE_PAUSE).await;
+                }
+                // The client was gone before it was accepted.
+                Err(_) => {}
+            }
+        }
+    }
+
+    async fn connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        client: ClientAddr,
+        service: MetadataAddr,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        if let Err(detail) = redirected_from(&stream, client, service) {
+            audit::connection_refused(&self.log, client, Reason::NotRedirected, detail, self.mode);
+            return;
+        }
+        // An answer is one write; waiting to fill a segment only delays it.
+        let _ = stream.set_nodelay(true);
+        let socket = ClientSocket { client, service };
+        let inbox = Arc::new(Inbox::default());
+        let gate = Gate::new(stream, Arc::clone(&self.service), Arc::clone(&inbox));
+        let requests = service_fn(|_| {
+            let (proxy, inbox) = (Arc::clone(&self), Arc::clone(&inbox));
+            async move {
+                let arrived = inbox.take().ok_or(Closed)?;
+                let served = proxy.serve_or_500(socket, arrived).await;
+                inbox.answered();
+                served
+            }
+        });
+        let mut connection = std::pin::pin!(
+            http1::Builder::new()
+                .title_case_headers(true)
+                .preserve_header_case(true)
+                .serve_connection(gate, requests)
+        );
+        // How the connection ended, the records say.
+        tokio::select! {
+            _ = connection.as_mut() => {}
+            _ = stop.wait_for(|stop| *stop) => {
+                connection.as_mut().graceful_shutdown();
+                let _ = connection.as_mut().await;
+            }
+        }
+        match inbox.left_over() {
+            Some(LeftOver::Abandoned(rejected)) => self.abandoned(socket, rejected).await,
+            Some(LeftOver::Refused(Ok(_))) => {
+                let disagreed = Rejected::of_bytes(Malformed::ParserDisagrees, b"");
+                let _ = self.serve(socket, Err(disagreed)).await;
+            }
+            Some(LeftOver::Refused(Err(rejected))) => {
+                let _ = self.serve(socket, Err(rejected)).await;
+            }
+            None => {}
+        }
+    }
+}
+
+async fn accept_one(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> io::Result<(tokio::sync::OwnedSemaphorePermit, TcpStream, SocketAddr)> {
+    // The slot comes first, so that a full house leaves clients in the queue.
+    let slot = Arc::clone(slots)
+        .acquire_owned()
+        .await
+        .map_err(io::Error::other)?;
+    let (stream, peer) = listener.accept().await?;
+    Ok((slot, stream, peer))
+}
+
+fn is_exhausted(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    )
+}
+
+/// Whether conntrack says that the client connected to `service`
+/// (SO_ORIGINAL_DST, linux/netfilter_ipv4.h and ip6_tables.h). A socket on
+/// which both ends are v4 has a v4 entry, mapped or not.
+fn redirected_from(
+    stream: &TcpStream,
+    client: ClientAddr,
+    service: MetadataAddr,
+) -> Result<(), &'static str> {
+    let original = match client.get() {
+        SocketAddr::V4(_) => getsockopt(&stream.as_fd(), OriginalDst).map(|v4| {
+            let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
+            SocketAddr::from((ip, u16::from_be(v4.sin_port)))
+        }),
+        SocketAddr::V6(_) => getsockopt(&stream.as_fd(), Ip6tOriginalDst).map(|v6| {
+            let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+            SocketAddr::from((ip, u16::from_be(v6.sin6_port)))
+        }),
+    };
+    match original {
+        Ok(original) if unmapped(original) == service.0 => Ok(()),
+        Ok(_) => Err("other_destination"),
+        Err(_) => Err("no_original_destination"),
+    }
+}

@@ -1,0 +1,158 @@
+//! The transparent proxy: accepts what the kernel redirects, and takes each
+//! request its way.
+//!
+//! Runs without any capability. Nothing here may serve a request whose caller
+//! is not known, or let an answer leave unrecorded.
+
+mod accept;
+mod answer;
+mod gate;
+mod notice;
+mod pipeline;
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use hyper::StatusCode;
+use nix::time::{ClockId, clock_gettime};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+pub use accept::Listener;
+
+use crate::audit::{Decision, Ending, Log, Pending, Reason};
+use crate::caller::{Callers, ClientSocket};
+use crate::config::{Action, Config, Mode, TokenMode};
+use crate::policy::Policy;
+use crate::request::{Rejected, Service};
+use crate::token::{Moment, TokenKey};
+use crate::upstream::Upstream;
+use answer::Reply;
+use gate::Arrived;
+use pipeline::Closed;
+
+/// Connections open at once on this host, unless there are fewer descriptors.
+const CONNECTIONS_MAX: usize = 4096;
+/// For requests under way when the daemon is told to stop: longer than the
+/// service may take to answer.
+const DRAIN: Duration = Duration::from_secs(6);
+
+/// Everything a request meets on its way.
+pub struct Proxy {
+    log: Log,
+    callers: Callers,
+    policy: Arc<Policy>,
+    tokens: TokenKey,
+    upstream: Upstream,
+    service: Arc<Service>,
+    mode: Mode,
+    token_mode: TokenMode,
+    on_audit_failure: Action,
+}
+
+impl Proxy {
+    /// Puts the parts together. Connects to nothing.
+    pub fn new(
+        config: &Config,
+        policy: Policy,
+        log: Log,
+        callers: Callers,
+    ) -> Result<Self, getrandom::Error> {
+        let mut key = [0; 64];
+        getrandom::fill(&mut key)?;
+        Ok(Self {
+            log,
+            callers,
+            policy: Arc::new(policy),
+            tokens: TokenKey::new(&key),
+            upstream: Upstream::new(&config.upstream),
+            service: Arc::new(Service {
+                provider: config.provider,
+                addresses: config.upstream.addresses.clone(),
+            }),
+            mode: config.policy.mode,
+            token_mode: config.tokens,
+            on_audit_failure: config.audit.on_failure,
+        })
+    }
+
+    /// Serves the listeners until `stop` changes, then finishes what is under
+    /// way. `descriptors` is how many this process may have open.
+    pub async fn run(
+        self: Arc<Self>,
+        listeners: Vec<Listener>,
+        descriptors: usize,
+        mut stop: watch::Receiver<bool>,
+    ) -> io::Result<()> {
+        // Each connection may need one more towards the service.
+        let connections = CONNECTIONS_MAX
+            .min(descriptors.saturating_sub(64) / 2)
+            .max(1);
+        let slots = Arc::new(Semaphore::new(connections));
+        let mut accepting = JoinSet::new();
+        for Listener { socket, service } in listeners {
+            let listener = tokio::net::TcpListener::from_std(socket)?;
+            let proxy = Arc::clone(&self);
+            accepting.spawn(proxy.accept(listener, service, Arc::clone(&slots), stop.clone()));
+        }
+        // An error means that the sender is gone, which ends this as well.
+        let _ = stop.wait_for(|stop| *stop).await;
+        accepting.join_all().await;
+        let all = u32::try_from(connections).unwrap_or(u32::MAX);
+        let drained = tokio::time::timeout(DRAIN, slots.acquire_many(all)).await;
+        if drained.is_err() {
+            self.log.ending();
+        }
+        Ok(())
+    }
+
+    /// A fault in this program costs one request, not the daemon.
+    async fn serve_or_500(&self, socket: ClientSocket, arrived: Arrived) -> Result<Reply, Closed> {
+        let mut serving = std::pin::pin!(self.serve(socket, arrived));
+        std::future::poll_fn(|cx| {
+            match catch_unwind(AssertUnwindSafe(|| serving.as_mut().poll(cx))) {
+                Ok(poll) => poll,
+                Err(_) => {
+                    tracing::error!("a request met a fault in this program");
+                    let status = StatusCode::INTERNAL_SERVER_ERROR;
+                    Poll::Ready(Ok(answer::failed(status, "an internal error", "unknown")))
+                }
+            }
+        })
+        .await
+    }
+
+    /// Records a head whose client left before it was whole.
+    async fn abandoned(&self, socket: ClientSocket, part: Rejected) {
+        let mut record = Pending::new(&self.log, socket.client, self.mode);
+        if let Ok(caller) = self.callers.identify(socket).await {
+            record.facts.subject = Some(Arc::clone(caller.subject()));
+        }
+        record.facts.method = part.method;
+        record.facts.raw = part.raw;
+        record.finish(Ending {
+            decision: Decision::Deny,
+            reason: Reason::ClientGone,
+            detail: None,
+            status: None,
+            bytes: 0,
+        });
+    }
+
+    fn nonce(&self) -> Option<[u8; 8]> {
+        let mut nonce = [0; 8];
+        getrandom::fill(&mut nonce).ok().map(|()| nonce)
+    }
+}
+
+/// CLOCK_BOOTTIME: goes on while the host is suspended, and cannot be set.
+fn boottime() -> Moment {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map(std::time::Duration::from);
+    // The clock exists since Linux 2.6.39; without it every token is expired.
+    now.map_or(Moment(u64::MAX), |now| {
+        Moment(u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+    })
+}
