@@ -23,9 +23,13 @@
 )]
 
 #[forbid(unsafe_code)]
+pub mod caller;
+#[forbid(unsafe_code)]
 pub mod cli;
 #[forbid(unsafe_code)]
 pub mod config;
+#[forbid(unsafe_code)]
+pub mod diagnose;
 #[forbid(unsafe_code)]
 pub mod ids;
 #[forbid(unsafe_code)]
