@@ -33,6 +33,8 @@ pub mod cli;
 #[forbid(unsafe_code)]
 pub mod config;
 #[forbid(unsafe_code)]
+pub mod diagnose;
+#[forbid(unsafe_code)]
 pub mod ids;
 #[forbid(unsafe_code)]
 pub mod policy;

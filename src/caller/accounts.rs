@@ -1,9 +1,56 @@
-//! What NSS says of a uid.
+//! A uid's account and groups, as NSS gives them.
+//!
+//! NSS modules may block, and inside a sandbox they fail in silence; whoever
+//! must not wait or be fooled asks from outside of it, with a deadline.
 
-use crate::ids::Uid;
-use crate::policy::Account;
+use std::ffi::CString;
 
-/// Placeholder until NSS is asked.
-pub fn lookup(_uid: Uid) -> Account {
-    Account::Undecidable
+use nix::unistd;
+
+use crate::ids::{Gid, Uid};
+use crate::policy::{Account, AccountFacts, Group};
+
+/// What NSS says of a uid. A uid without account, and every failure, is
+/// undecidable: that no name was found does not say that there is none.
+pub fn lookup(uid: Uid) -> Account {
+    match facts(uid) {
+        Some(facts) => Account::Known(facts),
+        None => Account::Undecidable,
+    }
+}
+
+fn facts(uid: Uid) -> Option<AccountFacts> {
+    let user = unistd::User::from_uid(unistd::Uid::from_raw(uid.0)).ok()??;
+    let login = CString::new(user.name.as_str()).ok()?;
+    let groups = unistd::getgrouplist(&login, user.gid)
+        .ok()?
+        .into_iter()
+        .map(|gid| {
+            let name = unistd::Group::from_gid(gid).ok()?.map(|group| group.name);
+            Some(Group {
+                gid: Gid(gid.as_raw()),
+                name,
+            })
+        })
+        .collect::<Option<Vec<_>>>()?;
+    Some(AccountFacts {
+        user: user.name,
+        gid: Gid(user.gid.as_raw()),
+        groups,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_is_known_and_a_uid_without_account_is_undecidable() {
+        let Account::Known(root) = lookup(Uid::ROOT) else {
+            panic!("NSS does not know root");
+        };
+        assert_eq!((root.user.as_str(), root.gid), ("root", Gid(0)));
+        assert!(root.groups.iter().any(|group| group.gid == Gid(0)));
+        assert_eq!(lookup(Uid(0xffff_fff0)), Account::Undecidable);
+    }
 }

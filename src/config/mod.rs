@@ -3,9 +3,16 @@
 //! A config with an unknown key, a wrong type or a value out of range is
 //! refused whole; nothing here may fall back in silence.
 
+mod parse;
+mod policy_files;
+pub mod trusted;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use parse::drop_in_directory;
+pub use policy_files::{read_policy, read_policy_files};
 
 use crate::provider::Provider;
 

@@ -3,10 +3,89 @@
 //! A policy with any error is refused whole; absence and unknown are errors
 //! or denials here, never "any".
 
+mod decide;
+mod draft;
+mod hash;
+mod index;
+mod names;
+mod pattern;
+mod principal;
+mod proof;
+mod rule;
+mod rules;
+mod sets;
 mod subject;
-
-pub use subject::{Account, AccountFacts, Group, Subject};
-
+mod trace;
 mod verdict;
+mod warn;
 
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+pub use draft::Draft;
+pub use names::Name;
+pub use proof::{Case, Proof};
+pub use subject::{Account, AccountFacts, Group, Subject};
+pub use trace::{Step, Why};
 pub use verdict::{DenyCause, Verdict};
+
+use crate::config::Action;
+use crate::diagnose::{Diagnostics, Place, Source};
+use crate::provider::Provider;
+use index::Index;
+use names::Names;
+use rule::Rule;
+
+/// Rules whose own tests have passed. The only thing that gives verdicts.
+#[derive(Debug)]
+pub struct Policy {
+    default: Action,
+    rules: Vec<Rule>,
+    names: Names,
+    index: Index,
+    hash: String,
+}
+
+impl Policy {
+    /// Reads the files as one policy and runs their tests. `None` when any
+    /// error was recorded; warnings are recorded either way.
+    pub fn parse(
+        sources: &[Arc<Source>],
+        provider: Provider,
+        default: Action,
+        found: &mut Diagnostics,
+    ) -> Option<Self> {
+        Draft::parse(sources, provider, default, found)?.prove(found)
+    }
+
+    /// `sha256:…` over what the rules mean: every set expanded, the default
+    /// and the definition of the classes included; comments, tests and the
+    /// spreading over files not.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// How many rules there are.
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Whether the default alone decides.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// Where the rule of that name stands.
+    pub fn place_of(&self, rule: &str) -> Option<&Place> {
+        let rule = self.rules.iter().find(|other| &*other.name == rule)?;
+        Some(&rule.place)
+    }
+
+    /// Every account, group and group number that a rule names, and where it
+    /// is named first.
+    pub fn mentions(&self) -> impl Iterator<Item = (&Name, &Place)> {
+        self.names.iter()
+    }
+}

@@ -1,34 +1,58 @@
-//! What a policy says of a request.
+//! What a policy says of one request.
 
 use std::sync::Arc;
 
-/// Allow or deny, with what goes with it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+use crate::config::Action;
+
+/// The answer, with what it obliges the caller to.
 #[must_use]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Let it through.
+    /// The request may pass.
     Allow {
-        /// The rule that says so; `None` for the default.
+        /// The rule that says so; `None` where the default does.
         rule: Option<Arc<str>>,
-        /// Also without a token.
+        /// Whether it may pass also as a GET without a token.
         imdsv1: bool,
     },
-    /// Refuse it.
+    /// The request may not pass.
     Deny {
-        /// What says so.
+        /// Why.
         cause: DenyCause,
-        /// Also while the mode is observe.
+        /// Whether that holds also while the mode is observe.
         enforce: bool,
     },
 }
 
-/// What says no.
+/// Why a request may not pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DenyCause {
-    /// The rule of this name.
+    /// The rule of that name.
     Rule(Arc<str>),
-    /// No rule matches.
+    /// No rule matched.
     Default,
-    /// A name could not be decided and could change the verdict.
+    /// Names could not be looked up, and the verdict hangs on them.
     AccountUnknown,
+}
+
+impl Verdict {
+    /// Allow or deny.
+    pub fn action(&self) -> Action {
+        match self {
+            Self::Allow { .. } => Action::Allow,
+            Self::Deny { .. } => Action::Deny,
+        }
+    }
+
+    /// The rule that decided, where one did.
+    pub fn rule(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Allow { rule, .. } => rule.as_ref(),
+            Self::Deny {
+                cause: DenyCause::Rule(rule),
+                ..
+            } => Some(rule),
+            Self::Deny { .. } => None,
+        }
+    }
 }

@@ -19,6 +19,9 @@ pub(super) const PATH_SETS: &[(&str, &[&str])] = &[(
     ],
 )];
 
+/// See [`super::Provider::class_revision`].
+pub(super) const CLASS_REVISION: u32 = 1;
+
 pub(super) fn addresses() -> Vec<SocketAddr> {
     vec![
         (Ipv4Addr::new(169, 254, 169, 254), 80).into(),
@@ -124,6 +127,7 @@ fn is_routine_leaf(leaf: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sha2::{Digest, Sha256};
 
     fn class(path: &str) -> Class {
         let segments: Vec<_> = path.split('/').filter(|s| !s.is_empty()).collect();
@@ -214,6 +218,81 @@ mod tests {
                 assert_eq!(class(path), class_, "{path}");
             }
         }
+    }
+
+    /// Fails when a class changes: raise [`CLASS_REVISION`], then write the
+    /// new fingerprint here.
+    #[test]
+    fn the_revision_follows_the_classes() {
+        let words = [
+            "meta-data",
+            "dynamic",
+            "user-data",
+            "iam",
+            "info",
+            "security-credentials",
+            "identity-credentials",
+            "ec2",
+            "instance-identity",
+            "document",
+            "signature",
+            "pkcs7",
+            "rsa2048",
+            "dsa2048",
+            "fws",
+            "tags",
+            "instance",
+            "managed-ssh-keys",
+            "public-keys",
+            "spot",
+            "events",
+            "autoscaling",
+            "network",
+            "interfaces",
+            "macs",
+            "public-ipv4",
+            "public-hostname",
+            "ipv6",
+            "security-groups",
+            "placement",
+            "services",
+            "block-device-mapping",
+            "metrics",
+            "vhostmd",
+            "ami-id",
+            "iam-ecs-x",
+            "hostname",
+            "ancestor-ami-ids",
+            "instance-id",
+            "instance-life-cycle",
+            "instance-type",
+            "kernel-id",
+            "local-hostname",
+            "local-ipv4",
+            "mac",
+            "product-codes",
+            "profile",
+            "ramdisk-id",
+            "reservation-id",
+            "system",
+            "other",
+        ];
+        let mut fingerprint = Sha256::new();
+        for a in words {
+            for b in words {
+                for c in words {
+                    for segments in [&[a][..], &[a, b], &[a, b, c], &[a, b, c, "x"]] {
+                        fingerprint.update(classify(segments).as_str());
+                    }
+                }
+            }
+        }
+        fingerprint.update(format!("{PATH_SETS:?}"));
+        let fingerprint = fingerprint.finalize()[..8].to_vec();
+        assert_eq!(
+            (CLASS_REVISION, fingerprint),
+            (1, vec![106, 114, 27, 225, 147, 167, 1, 84])
+        );
     }
 
     #[test]

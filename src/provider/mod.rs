@@ -109,6 +109,15 @@ impl Provider {
         }
     }
 
+    /// Raised with every change of what [`Provider::classify`] or
+    /// [`Provider::path_sets`] says, so that the same policy text over other
+    /// classes counts as another policy.
+    pub fn class_revision(self) -> u32 {
+        match self {
+            Self::Aws => aws::CLASS_REVISION,
+        }
+    }
+
     /// Path sets that are not a class of their own: name (without `@`) and
     /// patterns in the policy's language.
     pub fn path_sets(self) -> &'static [(&'static str, &'static [&'static str])] {

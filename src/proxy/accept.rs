@@ -65,7 +65,7 @@ impl Proxy {
         let mut paused = false;
         loop {
             let accepted = tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => return,
+                () = stopped(&mut stop) => return,
                 accepted = accept_one(&listener, &slots) => accepted,
             };
             match accepted {
@@ -129,7 +129,7 @@ impl Proxy {
         // How the connection ended, the records say.
         tokio::select! {
             _ = connection.as_mut() => {}
-            _ = stop.wait_for(|stop| *stop) => {
+            () = stopped(&mut stop) => {
                 connection.as_mut().graceful_shutdown();
                 let _ = connection.as_mut().await;
             }
@@ -146,6 +146,11 @@ impl Proxy {
             None => {}
         }
     }
+}
+
+/// A sender that is gone ends things as well.
+pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 async fn accept_one(

@@ -44,7 +44,8 @@ const DRAIN: Duration = Duration::from_secs(6);
 pub struct Proxy {
     log: Log,
     callers: Callers,
-    policy: Arc<Policy>,
+    policy: Policy,
+    policy_hash: Arc<str>,
     tokens: TokenKey,
     upstream: Upstream,
     service: Arc<Service>,
@@ -66,7 +67,8 @@ impl Proxy {
         Ok(Self {
             log,
             callers,
-            policy: Arc::new(policy),
+            policy_hash: policy.hash().into(),
+            policy,
             tokens: TokenKey::new(&key),
             upstream: Upstream::new(&config.upstream),
             service: Arc::new(Service {
@@ -98,8 +100,7 @@ impl Proxy {
             let proxy = Arc::clone(&self);
             accepting.spawn(proxy.accept(listener, service, Arc::clone(&slots), stop.clone()));
         }
-        // An error means that the sender is gone, which ends this as well.
-        let _ = stop.wait_for(|stop| *stop).await;
+        accept::stopped(&mut stop).await;
         accepting.join_all().await;
         let all = u32::try_from(connections).unwrap_or(u32::MAX);
         let drained = tokio::time::timeout(DRAIN, slots.acquire_many(all)).await;

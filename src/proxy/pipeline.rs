@@ -34,7 +34,7 @@ impl Proxy {
     /// then, and only then, the service. Every way out writes the record.
     pub(super) async fn serve(&self, socket: ClientSocket, arrived: Arrived) -> Served {
         let mut record = Pending::new(&self.log, socket.client, self.mode);
-        record.facts.policy = Some(Arc::clone(self.policy.hash()));
+        record.facts.policy = Some(Arc::clone(&self.policy_hash));
         describe(&mut record, &arrived);
         let caller = self.callers.identify(socket).await;
         record.facts.subject = caller

@@ -1,0 +1,343 @@
+//! Config files → [`Config`]. Every key may be absent, no other key may be
+//! there, and a later file's key replaces an earlier one's.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::trusted::{self, Reading, Replacement};
+use super::{Action, Config, DEFAULT_PATH, Mode, TokenMode};
+use crate::diagnose::toml::{Node, Table};
+use crate::diagnose::{Diagnostics, Place, Source, toml};
+use crate::provider::Provider;
+
+const PROVIDERS: &[(&str, Provider)] = &[("aws", Provider::Aws)];
+const ACTIONS: &[(&str, Action)] = &[("deny", Action::Deny), ("allow", Action::Allow)];
+
+impl Config {
+    /// Reads `path`, then `*.toml` in the directory `path` + `.d`. At the
+    /// default path, no file means all defaults.
+    ///
+    /// # Errors
+    /// Everything that is wrong in any of the files.
+    pub fn load(path: &Path) -> Result<Self, Diagnostics> {
+        let mut found = Diagnostics::new();
+        let config = Self::load_with(path, &[], &mut found);
+        config.ok_or(found)
+    }
+
+    /// [`Config::load`] with candidates in place of installed files; `None`
+    /// when an error was recorded.
+    pub fn load_with(
+        path: &Path,
+        replacements: &[Replacement],
+        found: &mut Diagnostics,
+    ) -> Option<Self> {
+        let mut sources = Vec::new();
+        match trusted::read(path, replacements, found) {
+            Reading::Text(source) => sources.push(source),
+            Reading::Absent if path == Path::new(DEFAULT_PATH) => {}
+            Reading::Absent => {
+                found
+                    .error(
+                        Place::of_file(path.to_string_lossy()),
+                        "there is no such config file",
+                        "expected the file that `--config` names",
+                    )
+                    .help(format!(
+                        "without `--config`, {DEFAULT_PATH} is read where there is one"
+                    ));
+            }
+            Reading::Refused => {}
+        }
+        let drop_ins = trusted::read_directory(&drop_in_directory(path), replacements, found);
+        sources.extend(drop_ins.into_iter().map(|(_, source)| source));
+        let config = Self::parse(&sources, found);
+        (!found.has_errors()).then_some(config)
+    }
+
+    /// Lays the files over the defaults, in their order.
+    pub fn parse(sources: &[Arc<Source>], found: &mut Diagnostics) -> Self {
+        let mut config = Self::default();
+        let mut addresses = None;
+        for source in sources {
+            if let Some(tree) = toml::parse(source, found) {
+                Reader { found }.file(&Table::root(source, &tree), &mut config, &mut addresses);
+            }
+        }
+        config.upstream.addresses = addresses.unwrap_or_else(|| config.provider.addresses());
+        config
+    }
+}
+
+/// `NAME.d` beside the config file `NAME`.
+pub fn drop_in_directory(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".d");
+    name.into()
+}
+
+struct Reader<'f> {
+    found: &'f mut Diagnostics,
+}
+
+impl Reader<'_> {
+    fn file(&mut self, file: &Table, config: &mut Config, addresses: &mut Option<Vec<SocketAddr>>) {
+        let sections = [
+            "listen", "upstream", "policy", "tokens", "audit", "control", "state", "limits",
+        ];
+        let known: Vec<_> = ["schema", "user", "witness_user", "provider"]
+            .into_iter()
+            .chain(sections)
+            .collect();
+        file.refuse_unknown(&known, self.found);
+        file.check_schema(self.found);
+        self.set(file, "user", &mut config.user, Self::account);
+        self.set(
+            file,
+            "witness_user",
+            &mut config.witness_user,
+            Self::account,
+        );
+        self.set(file, "provider", &mut config.provider, |reader, node| {
+            node.word(PROVIDERS, reader.found)
+        });
+        if let Some(table) = self.section(file, "listen", &["port"]) {
+            self.set(&table, "port", &mut config.listen_port, Self::port);
+        }
+        if let Some(table) = self.section(
+            file,
+            "upstream",
+            &["addresses", "connect_timeout", "timeout"],
+        ) {
+            let upstream = &mut config.upstream;
+            self.set(&table, "addresses", addresses, |reader, node| {
+                reader.addresses(node).map(Some)
+            });
+            self.set(
+                &table,
+                "connect_timeout",
+                &mut upstream.connect_timeout,
+                Self::duration,
+            );
+            self.set(&table, "timeout", &mut upstream.timeout, Self::duration);
+        }
+        if let Some(table) =
+            self.section(file, "policy", &["mode", "default", "directories", "watch"])
+        {
+            let policy = &mut config.policy;
+            self.set(&table, "mode", &mut policy.mode, |reader, node| {
+                let modes = [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
+                node.word(&modes, reader.found)
+            });
+            self.set(&table, "default", &mut policy.default, Self::action);
+            self.set(
+                &table,
+                "directories",
+                &mut policy.directories,
+                Self::directories,
+            );
+            self.set(&table, "watch", &mut policy.watch, Self::boolean);
+        }
+        if let Some(table) = self.section(file, "tokens", &["mode"]) {
+            self.set(&table, "mode", &mut config.tokens, |reader, node| {
+                let modes = [("bound", TokenMode::Bound), ("relay", TokenMode::Relay)];
+                node.word(&modes, reader.found)
+            });
+        }
+        if let Some(table) = self.section(file, "audit", &["file", "on_failure"]) {
+            self.set(&table, "file", &mut config.audit.file, Self::path);
+            self.set(
+                &table,
+                "on_failure",
+                &mut config.audit.on_failure,
+                Self::action,
+            );
+        }
+        if let Some(table) = self.section(file, "control", &["socket"]) {
+            self.set(&table, "socket", &mut config.control_socket, Self::path);
+        }
+        if let Some(table) = self.section(file, "state", &["directory"]) {
+            self.set(&table, "directory", &mut config.state_directory, Self::path);
+        }
+        self.limits(file, config);
+    }
+
+    fn limits(&mut self, file: &Table, config: &mut Config) {
+        let limits = &mut config.limits;
+        let counts = [
+            ("connections", &mut limits.connections),
+            (
+                "new_connections_per_second",
+                &mut limits.new_connections_per_second,
+            ),
+            ("tokens_per_minute", &mut limits.tokens_per_minute),
+            (
+                "denials_recorded_per_second",
+                &mut limits.denials_recorded_per_second,
+            ),
+            (
+                "host_upstream_requests_per_second",
+                &mut limits.host_upstream_requests_per_second,
+            ),
+        ];
+        let known: Vec<_> = std::iter::once("enabled")
+            .chain(counts.iter().map(|(key, _)| *key))
+            .collect();
+        if let Some(table) = self.section(file, "limits", &known) {
+            self.set(&table, "enabled", &mut limits.enabled, Self::boolean);
+            for (key, count) in counts {
+                self.set(&table, key, count, Self::limit);
+            }
+        }
+    }
+
+    fn section<'a>(&mut self, file: &Table<'a>, name: &str, known: &[&str]) -> Option<Table<'a>> {
+        let expected = format!("expected the table [{name}]");
+        let table = file.get(name)?.table(&expected, self.found)?;
+        table.refuse_unknown(known, self.found);
+        Some(table)
+    }
+
+    fn set<T>(
+        &mut self,
+        table: &Table,
+        key: &str,
+        to: &mut T,
+        read: impl FnOnce(&mut Self, Node) -> Option<T>,
+    ) {
+        if let Some(value) = table.get(key).and_then(|node| read(self, node)) {
+            *to = value;
+        }
+    }
+
+    fn boolean(&mut self, node: Node) -> Option<bool> {
+        node.boolean(self.found)
+    }
+
+    fn action(&mut self, node: Node) -> Option<Action> {
+        node.word(ACTIONS, self.found)
+    }
+
+    fn port(&mut self, node: Node) -> Option<u16> {
+        let expected = "expected a port from 1 to 65535";
+        let port = node.integer(1..=u32::from(u16::MAX), expected, self.found)?;
+        u16::try_from(port).ok()
+    }
+
+    fn limit(&mut self, node: Node) -> Option<u32> {
+        let expected = "expected a whole number above 0; `enabled = false` turns limits off";
+        node.integer(1..=u32::MAX, expected, self.found)
+    }
+
+    fn account(&mut self, node: Node) -> Option<String> {
+        let expected = "expected the name of an account, such as \"imdsfw\"";
+        let name = node.string(expected, self.found)?;
+        if name.is_empty()
+            || name.contains(|c: char| c == ':' || c.is_whitespace() || c.is_control())
+        {
+            return node.refuse("no account can have this name", expected, self.found);
+        }
+        Some(name.to_owned())
+    }
+
+    fn path(&mut self, node: Node) -> Option<PathBuf> {
+        let expected = "expected a path that begins with `/`";
+        let path = node.string(expected, self.found)?;
+        if !path.starts_with('/') || path.contains('\0') {
+            return node.refuse("this path is not absolute", expected, self.found);
+        }
+        Some(path.into())
+    }
+
+    fn directories(&mut self, node: Node) -> Option<Vec<PathBuf>> {
+        let nodes = node.full_list("expected a list of at least one directory", self.found)?;
+        let paths: Vec<_> = nodes.iter().filter_map(|node| self.path(*node)).collect();
+        (paths.len() == nodes.len()).then_some(paths)
+    }
+
+    fn duration(&mut self, node: Node) -> Option<Duration> {
+        let expected = "expected a time above 0 with its unit, such as \"500ms\", \"1s\" or \"5m\"";
+        let text = node.string(expected, self.found)?;
+        match duration(text) {
+            Some(duration) => Some(duration),
+            None => node.refuse(
+                format!("\"{text}\" is not a length of time"),
+                expected,
+                self.found,
+            ),
+        }
+    }
+
+    fn addresses(&mut self, node: Node) -> Option<Vec<SocketAddr>> {
+        let expected = "expected the service's addresses: one IPv4, one IPv6, or one of each";
+        let nodes = node.full_list(expected, self.found)?;
+        let mut addresses: Vec<SocketAddr> = Vec::new();
+        for item in &nodes {
+            let Some(address) = self.address(*item) else {
+                continue;
+            };
+            if let Some(other) = addresses.iter().find(|a| a.is_ipv4() == address.is_ipv4()) {
+                let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+                self.found
+                    .error(
+                        item.place(),
+                        format!("a second {family} address, after {other}"),
+                        format!("expected at most one {family} address"),
+                    )
+                    .help(
+                        "one listener and port serve one destination per family: two \
+                         destinations on one port would let the kernel change a client's \
+                         source port, and the caller would be taken for somebody else",
+                    );
+                continue;
+            }
+            addresses.push(address);
+        }
+        (addresses.len() == nodes.len()).then_some(addresses)
+    }
+
+    fn address(&mut self, node: Node) -> Option<SocketAddr> {
+        let expected =
+            "expected ADDRESS:PORT, such as \"169.254.169.254:80\" or \"[fd00:ec2::254]:80\"";
+        let text = node.string(expected, self.found)?;
+        let Ok(address) = text.parse::<SocketAddr>() else {
+            return node.refuse(
+                format!("\"{text}\" is not an address with a port"),
+                expected,
+                self.found,
+            );
+        };
+        if address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() {
+            return node.refuse("nothing can be reached there", expected, self.found);
+        }
+        if crate::ids::unmapped(address) != address {
+            return node.refuse(
+                "an IPv4 address in IPv6 writing",
+                format!("expected \"{}\"", crate::ids::unmapped(address)),
+                self.found,
+            );
+        }
+        Some(address)
+    }
+}
+
+/// A whole number and its unit: `ms`, `s`, `m` or `h`.
+fn duration(text: &str) -> Option<Duration> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits)?;
+    let number: u64 = number.parse().ok()?;
+    let milliseconds = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60 * 1000,
+        "h" => 60 * 60 * 1000,
+        _ => return None,
+    };
+    let duration = Duration::from_millis(number.checked_mul(milliseconds)?);
+    (!duration.is_zero()).then_some(duration)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+use super::*;
+
+/// Every key that the contract names, each with another value than the default.
+const EVERY_KEY: &str = r#"
+schema = 1
+user = "fw"
+witness_user = "fw-witness"
+provider = "aws"
+
+[listen]
+port = 254
+
+[upstream]
+addresses = ["127.0.0.1:8080", "[::1]:8081"]
+connect_timeout = "500ms"
+timeout = "2m"
+
+[policy]
+mode = "observe"
+default = "allow"
+directories = ["/a", "/b"]
+watch = true
+
+[tokens]
+mode = "relay"
+
+[audit]
+file = "/c"
+on_failure = "allow"
+
+[control]
+socket = "/d"
+
+[state]
+directory = "/e"
+
+[limits]
+enabled = false
+connections = 1
+new_connections_per_second = 2
+tokens_per_minute = 3
+denials_recorded_per_second = 1_000
+host_upstream_requests_per_second = 5
+"#;
+
+fn parse(texts: &[&str]) -> (Config, Diagnostics) {
+    let sources: Vec<_> = texts
+        .iter()
+        .enumerate()
+        .map(|(at, text)| Source::new(format!("{at}.toml"), *text))
+        .collect();
+    let mut found = Diagnostics::new();
+    let config = Config::parse(&sources, &mut found);
+    (config, found)
+}
+
+/// The one error of a config, as `line:col message`.
+fn error(text: &str) -> String {
+    let (_, found) = parse(&[text]);
+    let errors: Vec<_> = found.iter().collect();
+    assert_eq!(errors.len(), 1, "{found}");
+    let (line, column) = errors[0].place.line_and_column();
+    format!("{line}:{column} {}", errors[0].message)
+}
+
+#[test]
+fn nothing_written_means_the_defaults() {
+    let (config, found) = parse(&["", "# nothing"]);
+    assert!(found.is_empty(), "{found}");
+    assert_eq!(config, Config::default());
+}
+
+#[test]
+fn every_key_is_read() {
+    let (config, found) = parse(&[EVERY_KEY]);
+    assert!(found.is_empty(), "{found}");
+    let expected = Config {
+        user: "fw".into(),
+        witness_user: "fw-witness".into(),
+        provider: Provider::Aws,
+        listen_port: 254,
+        upstream: super::super::Upstream {
+            addresses: vec![
+                "127.0.0.1:8080".parse().unwrap(),
+                "[::1]:8081".parse().unwrap(),
+            ],
+            connect_timeout: Duration::from_millis(500),
+            timeout: Duration::from_secs(120),
+        },
+        policy: super::super::PolicyConfig {
+            mode: Mode::Observe,
+            default: Action::Allow,
+            directories: vec!["/a".into(), "/b".into()],
+            watch: true,
+        },
+        tokens: TokenMode::Relay,
+        audit: super::super::AuditConfig {
+            file: "/c".into(),
+            on_failure: Action::Allow,
+        },
+        control_socket: "/d".into(),
+        state_directory: "/e".into(),
+        limits: super::super::Limits {
+            enabled: false,
+            connections: 1,
+            new_connections_per_second: 2,
+            tokens_per_minute: 3,
+            denials_recorded_per_second: 1000,
+            host_upstream_requests_per_second: 5,
+        },
+    };
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn a_later_file_replaces_single_keys() {
+    let (config, found) = parse(&[
+        "[policy]\nmode = \"observe\"\nwatch = true",
+        "[policy]\nmode = \"enforce\"",
+    ]);
+    assert!(found.is_empty(), "{found}");
+    assert_eq!(
+        (config.policy.mode, config.policy.watch),
+        (Mode::Enforce, true)
+    );
+}
+
+#[test]
+fn what_is_not_understood_is_refused_at_its_place() {
+    for (text, expected) in [
+        ("schema = 2", "1:10 2 is out of range"),
+        ("usr = \"x\"", "1:1 unknown key `usr`"),
+        ("[listen]\nport = 0", "2:8 0 is out of range"),
+        ("[listen]\nport = 65536", "2:8 65536 is out of range"),
+        ("[listen]\nport = \"253\"", "2:8 this is a string"),
+        ("[listen]\nport = -1", "2:8 -1 is out of range"),
+        ("listen = 253", "1:10 this is an integer"),
+        (
+            "[policy]\nmode = \"enforced\"",
+            "2:8 unknown word \"enforced\"",
+        ),
+        ("[policy]\nwatch = \"yes\"", "2:9 this is a string"),
+        ("[policy]\ndirectories = []", "2:15 this list is empty"),
+        (
+            "[policy]\ndirectories = [\"policy.d\"]",
+            "2:16 this path is not absolute",
+        ),
+        (
+            "[upstream]\ntimeout = \"5\"",
+            "2:11 \"5\" is not a length of time",
+        ),
+        (
+            "[upstream]\ntimeout = \"0s\"",
+            "2:11 \"0s\" is not a length of time",
+        ),
+        ("[upstream]\ntimeout = 5", "2:11 this is an integer"),
+        ("[upstream]\naddresses = []", "2:13 this list is empty"),
+        (
+            "[upstream]\naddresses = [\"1.2.3.4:80\", \"1.2.3.5:80\"]",
+            "2:28 a second IPv4 address, after 1.2.3.4:80",
+        ),
+        (
+            "[upstream]\naddresses = [\"instance-data:80\"]",
+            "2:14 \"instance-data:80\" is not an address with a port",
+        ),
+        (
+            "[upstream]\naddresses = [\"[::ffff:1.2.3.4]:80\"]",
+            "2:14 an IPv4 address in IPv6 writing",
+        ),
+        ("[limits]\nconnections = 0", "2:15 0 is out of range"),
+        ("user = \"\"", "1:8 no account can have this name"),
+        ("user = \"a\" b", "1:12 unexpected key or value"),
+    ] {
+        assert_eq!(error(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn all_errors_of_all_files_come_at_once() {
+    let (_, found) = parse(&[
+        "usr = 1\n[listen]\nport = 0\nprot = 1",
+        "[tokens]\nmode = \"none\"",
+    ]);
+    assert_eq!(found.iter().count(), 4, "{found}");
+    assert!(
+        found.to_string().contains("did you mean `user`?"),
+        "{found}"
+    );
+}

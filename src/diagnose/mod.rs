@@ -1,0 +1,179 @@
+//! What is wrong in a file the admin wrote: where, what, and what was
+//! expected there. Pure: files come in as text, findings go out as text.
+//!
+//! All findings are gathered before any is shown. Nothing that came from a
+//! file may reach a terminal as a control character.
+
+mod render;
+mod source;
+mod suggest;
+pub mod toml;
+
+use std::fmt;
+
+pub use render::{Style, plain_text};
+pub use source::{Place, Source};
+pub use suggest::did_you_mean;
+
+/// How much a finding weighs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// The file is refused.
+    Error,
+    /// The file holds, but says something its author may not have meant.
+    Warning,
+}
+
+/// One finding.
+#[derive(Clone, Debug)]
+pub struct Diagnostic {
+    /// Whether it refuses the file.
+    pub severity: Severity,
+    /// The text it is about.
+    pub place: Place,
+    /// What is wrong.
+    pub message: String,
+    /// What was expected there.
+    pub expected: String,
+    /// What to do about it, where that does not follow from `expected`.
+    pub help: Option<String>,
+}
+
+impl Diagnostic {
+    /// Adds what to do about it.
+    pub fn help(&mut self, help: impl Into<String>) -> &mut Self {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+/// Everything found, in the order of files and of lines within them.
+#[derive(Clone, Debug, Default)]
+pub struct Diagnostics {
+    found: Vec<Diagnostic>,
+}
+
+impl Diagnostics {
+    /// Nothing found yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Records an error.
+    pub fn error(
+        &mut self,
+        place: Place,
+        message: impl Into<String>,
+        expected: impl Into<String>,
+    ) -> &mut Diagnostic {
+        self.add(Severity::Error, place, message.into(), expected.into())
+    }
+
+    /// Records a warning.
+    pub fn warning(
+        &mut self,
+        place: Place,
+        message: impl Into<String>,
+        expected: impl Into<String>,
+    ) -> &mut Diagnostic {
+        self.add(Severity::Warning, place, message.into(), expected.into())
+    }
+
+    fn add(
+        &mut self,
+        severity: Severity,
+        place: Place,
+        message: String,
+        expected: String,
+    ) -> &mut Diagnostic {
+        // Kept sorted while it grows; findings mostly arrive in order.
+        let at = self.found.partition_point(|earlier| earlier.place <= place);
+        self.found.insert(
+            at,
+            Diagnostic {
+                severity,
+                place,
+                message,
+                expected,
+                help: None,
+            },
+        );
+        #[expect(clippy::indexing_slicing, reason = "inserted there just above")]
+        &mut self.found[at]
+    }
+
+    /// Takes over what another reader found.
+    pub fn append(&mut self, other: Self) {
+        self.found.extend(other.found);
+        self.found.sort_by(|a, b| a.place.cmp(&b.place));
+    }
+
+    /// Whether anything refuses the files.
+    pub fn has_errors(&self) -> bool {
+        self.iter()
+            .any(|finding| finding.severity == Severity::Error)
+    }
+
+    /// Whether nothing at all was found.
+    pub fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    /// Every finding.
+    pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.found.iter()
+    }
+
+    /// Makes every warning an error.
+    pub fn deny_warnings(&mut self) {
+        for finding in &mut self.found {
+            finding.severity = Severity::Error;
+        }
+    }
+
+    /// All findings for people to read, 80 columns wide, with a final newline.
+    pub fn render(&self, style: Style) -> String {
+        render::render(&self.found, style)
+    }
+}
+
+impl fmt::Display for Diagnostics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.render(Style::Plain).trim_end())
+    }
+}
+
+impl std::error::Error for Diagnostics {}
+
+impl serde::Serialize for Diagnostics {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(&self.found)
+    }
+}
+
+impl serde::Serialize for Diagnostic {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(serde::Serialize)]
+        struct Flat<'a> {
+            file: &'a str,
+            line: usize,
+            col: usize,
+            severity: Severity,
+            message: &'a str,
+            expected: &'a str,
+            help: Option<&'a str>,
+        }
+        let (line, col) = self.place.line_and_column();
+        Flat {
+            file: self.place.source.name(),
+            line,
+            col,
+            severity: self.severity,
+            message: &self.message,
+            expected: &self.expected,
+            help: self.help.as_deref(),
+        }
+        .serialize(serializer)
+    }
+}

@@ -1,0 +1,57 @@
+//! One name for what a policy means.
+
+use std::fmt::Write;
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::names::Names;
+use super::principal::Principal;
+use super::rule::Rule;
+use crate::config::Action;
+use crate::provider::Provider;
+
+/// Raised when the same rules come to mean something else.
+const LANGUAGE: u32 = 1;
+
+pub(super) fn hash(rules: &[Rule], names: &Names, provider: Provider, default: Action) -> String {
+    let rules: Vec<_> = rules
+        .iter()
+        .map(|rule| {
+            json!({
+                "name": *rule.name,
+                "action": rule.action,
+                "who": principals(&rule.who, names),
+                "except": principals(&rule.except, names),
+                "classes": rule.paths.classes().collect::<Vec<_>>(),
+                "patterns": rule.paths.patterns().map(ToString::to_string).collect::<Vec<_>>(),
+                "imdsv1": rule.imdsv1,
+                "enforce": rule.enforce,
+            })
+        })
+        .collect();
+    let meaning = json!({
+        "language": LANGUAGE,
+        "provider": provider.as_str(),
+        "classes": provider.class_revision(),
+        "default": default,
+        "rules": rules,
+    });
+    let mut out = String::from("sha256:");
+    for byte in Sha256::digest(meaning.to_string()) {
+        // Writing to a String cannot fail.
+        let _ = write!(out, "{byte:02x}");
+    }
+    out
+}
+
+/// Sorted: their order means nothing.
+fn principals(principals: &[Principal], names: &Names) -> Vec<String> {
+    let mut texts: Vec<_> = principals
+        .iter()
+        .map(|principal| principal.text(names))
+        .collect();
+    texts.sort();
+    texts.dedup();
+    texts
+}

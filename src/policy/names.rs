@@ -1,0 +1,167 @@
+//! The names that a policy speaks of, and which of them a caller holds.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use super::{Account, Subject};
+use crate::diagnose::Place;
+use crate::ids::{Gid, Uid};
+
+/// What only NSS can say whether a caller holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Name {
+    /// `user:NAME`; never root, which is uid 0 by definition.
+    User(String),
+    /// `group:NAME`.
+    Group(String),
+    /// `gid:N`.
+    Gid(Gid),
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(name) => write!(f, "user:{name}"),
+            Self::Group(name) => write!(f, "group:{name}"),
+            Self::Gid(gid) => write!(f, "gid:{gid}"),
+        }
+    }
+}
+
+/// A name's number within one policy, so that judging compares no text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct NameId(usize);
+
+impl NameId {
+    pub(super) fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// All names of one policy.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    list: Vec<(Name, Place)>,
+    users: HashMap<String, NameId>,
+    groups: HashMap<String, NameId>,
+    gids: HashMap<Gid, NameId>,
+}
+
+impl Names {
+    pub(super) fn intern(&mut self, name: Name, place: &Place) -> NameId {
+        let next = NameId(self.list.len());
+        let id = *match &name {
+            Name::User(user) => self.users.entry(user.clone()).or_insert(next),
+            Name::Group(group) => self.groups.entry(group.clone()).or_insert(next),
+            Name::Gid(gid) => self.gids.entry(*gid).or_insert(next),
+        };
+        if id == next {
+            self.list.push((name, place.clone()));
+        }
+        id
+    }
+
+    pub(super) fn get(&self, id: NameId) -> Option<&Name> {
+        self.list.get(id.0).map(|(name, _)| name)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Name, &Place)> {
+        self.list.iter().map(|(name, place)| (name, place))
+    }
+
+    fn is_user(&self, id: NameId) -> bool {
+        matches!(self.get(id), Some(Name::User(_)))
+    }
+}
+
+/// Yes, no, or nobody can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Truth {
+    Yes,
+    No,
+    Unknown,
+}
+
+/// A caller in the numbers of one policy.
+#[derive(Clone, Debug)]
+pub(super) struct Asker {
+    pub(super) uid: Uid,
+    pub(super) holds: Holdings,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Holdings {
+    /// NSS answered: these, sorted, and no others.
+    Known(Vec<NameId>),
+    /// NSS did not answer.
+    Undecidable(Assumed),
+}
+
+impl Asker {
+    pub(super) fn new(subject: &Subject, names: &Names) -> Self {
+        let holds = match &subject.account {
+            Account::Undecidable => Holdings::Undecidable(Assumed {
+                user: None,
+                held: vec![None; names.list.len()],
+            }),
+            Account::Known(facts) => {
+                let user = names.users.get(&facts.user);
+                let gid = names.gids.get(&facts.gid);
+                let groups = facts.groups.iter().flat_map(|group| {
+                    let name = group.name.as_ref().and_then(|name| names.groups.get(name));
+                    name.into_iter().chain(names.gids.get(&group.gid))
+                });
+                let mut held: Vec<_> = user.into_iter().chain(gid).chain(groups).copied().collect();
+                held.sort_unstable();
+                held.dedup();
+                Holdings::Known(held)
+            }
+        };
+        Self {
+            uid: subject.uid,
+            holds,
+        }
+    }
+
+    pub(super) fn holds(&self, id: NameId, names: &Names) -> Truth {
+        match &self.holds {
+            Holdings::Known(held) => match held.binary_search(&id) {
+                Ok(_) => Truth::Yes,
+                Err(_) => Truth::No,
+            },
+            Holdings::Undecidable(assumed) => assumed.holds(id, names),
+        }
+    }
+}
+
+/// One way the world could be, as far as it has been asked about.
+#[derive(Clone, Debug)]
+pub(super) struct Assumed {
+    /// The account's name: there is only one.
+    user: Option<NameId>,
+    held: Vec<Option<bool>>,
+}
+
+impl Assumed {
+    fn holds(&self, id: NameId, names: &Names) -> Truth {
+        let held = match self.user {
+            Some(user) if names.is_user(id) => Some(user == id),
+            _ => self.held.get(id.0).copied().flatten(),
+        };
+        match held {
+            Some(true) => Truth::Yes,
+            Some(false) => Truth::No,
+            None => Truth::Unknown,
+        }
+    }
+
+    /// Supposes that the caller holds a name, or does not.
+    pub(super) fn suppose(&mut self, id: NameId, holds: bool, names: &Names) {
+        if names.is_user(id) {
+            self.user = holds.then_some(id);
+        }
+        if let Some(held) = self.held.get_mut(id.0) {
+            *held = Some(holds);
+        }
+    }
+}

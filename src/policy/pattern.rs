@@ -1,0 +1,323 @@
+//! Path patterns: whole segments, `*` within one, `**` for any number.
+
+use std::fmt;
+
+use crate::provider::Provider;
+use crate::request::{CanonicalPath, PathError};
+
+/// A pattern that some canonical path can match.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Pattern {
+    text: String,
+    segments: Vec<Segment>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Segment {
+    Literal(String),
+    /// The pieces around the stars: `a*b` is `["a", "b"]`.
+    Glob(Vec<String>),
+    AnyDepth,
+}
+
+/// Why a text is no pattern, in two halves of a finding.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct PatternError {
+    pub(super) message: String,
+    pub(super) expected: String,
+}
+
+impl Pattern {
+    pub(super) fn parse(provider: Provider, text: &str) -> Result<Self, PatternError> {
+        check(provider, text)?;
+        let segments = text
+            .split('/')
+            .filter(|segment| !segment.is_empty())
+            .map(|segment| match segment {
+                "**" => Segment::AnyDepth,
+                _ if segment.contains('*') => {
+                    Segment::Glob(segment.split('*').map(str::to_owned).collect())
+                }
+                _ => Segment::Literal(segment.to_owned()),
+            })
+            .collect();
+        Ok(Self {
+            text: text.to_owned(),
+            segments,
+        })
+    }
+
+    /// Whether it covers a path, given by its segments. Only the last `**` is
+    /// ever tried again, so the time is at most pattern times path.
+    pub(super) fn matches(&self, path: &[&str]) -> bool {
+        let (mut pattern_at, mut path_at) = (0, 0);
+        let mut retry = None;
+        loop {
+            match (self.segments.get(pattern_at), path.get(path_at)) {
+                (None, None) => return true,
+                (Some(Segment::AnyDepth), _) => {
+                    pattern_at += 1;
+                    retry = Some((pattern_at, path_at));
+                }
+                (Some(segment), Some(word)) if segment.matches(word) => {
+                    pattern_at += 1;
+                    path_at += 1;
+                }
+                _ => match retry {
+                    Some((after, from)) if from < path.len() => {
+                        (pattern_at, path_at) = (after, from + 1);
+                        retry = Some((after, from + 1));
+                    }
+                    _ => return false,
+                },
+            }
+        }
+    }
+
+    /// The segments before the first wildcard, as a path without its last
+    /// slash: whatever the pattern covers begins with these.
+    pub(super) fn literal_prefix(&self) -> String {
+        self.segments
+            .iter()
+            .map_while(|segment| match segment {
+                Segment::Literal(word) => Some(["/", word]),
+                _ => None,
+            })
+            .flatten()
+            .collect()
+    }
+
+    /// The words between the slashes, wildcards as they are written.
+    pub(super) fn words(&self) -> Vec<&str> {
+        self.text
+            .split('/')
+            .filter(|word| !word.is_empty())
+            .collect()
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Segment {
+    fn matches(&self, word: &str) -> bool {
+        match self {
+            Self::Literal(literal) => literal == word,
+            Self::Glob(pieces) => glob_matches(pieces, word),
+            Self::AnyDepth => false,
+        }
+    }
+}
+
+/// The first piece begins the word, the last one ends it, and those between
+/// stand in their order in what is left.
+fn glob_matches(pieces: &[String], word: &str) -> bool {
+    let [first, middle @ .., last] = pieces else {
+        return false;
+    };
+    let Some(mut rest) = word
+        .strip_prefix(first.as_str())
+        .and_then(|rest| rest.strip_suffix(last.as_str()))
+    else {
+        return false;
+    };
+    middle
+        .iter()
+        .all(|piece| match rest.split_once(piece.as_str()) {
+            Some((_, after)) => {
+                rest = after;
+                true
+            }
+            None => false,
+        })
+}
+
+/// Lets the reader of requests itself say whether a path could ever look so:
+/// a pattern that it would change can never match anything.
+fn check(provider: Provider, text: &str) -> Result<(), PatternError> {
+    let error = |message: &str, expected: String| {
+        Err(PatternError {
+            message: message.to_owned(),
+            expected,
+        })
+    };
+    let canonical = match CanonicalPath::parse(provider, text.as_bytes()) {
+        Ok(canonical) => canonical,
+        Err(PathError::TargetForm) => {
+            return error(
+                "a pattern must begin with `/`",
+                match text.is_empty() {
+                    true => {
+                        "expected a path such as \"/user-data\", or a set such as \"@role\"".into()
+                    }
+                    false => format!("expected \"/{text}\", or \"@{text}\" if a set is meant"),
+                },
+            );
+        }
+        Err(reason) => {
+            return error(
+                "no path can ever match this pattern",
+                format!("expected a path as it is judged, but {reason}"),
+            );
+        }
+    };
+    let first = canonical.as_str().split('/').nth(1);
+    if first.is_some_and(|first| provider.is_version(first)) {
+        return error(
+            "a pattern holds for every version",
+            format!(
+                "expected it without the version segment: \"{}\"",
+                canonical.resource()
+            ),
+        );
+    }
+    if canonical.resource() != text {
+        return error(
+            "no path can ever match this pattern",
+            format!("expected its canonical form: \"{}\"", canonical.resource()),
+        );
+    }
+    if text
+        .split('/')
+        .any(|segment| segment.contains("**") && segment != "**")
+    {
+        return error(
+            "`**` stands for whole segments",
+            "expected `*` inside a segment, or `/**/` between slashes".into(),
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(text: &str) -> Result<Pattern, PatternError> {
+        Pattern::parse(Provider::Aws, text)
+    }
+
+    fn matches(pattern: &str, path: &str) -> bool {
+        let path = CanonicalPath::parse(Provider::Aws, path.as_bytes()).unwrap();
+        parse(pattern)
+            .unwrap()
+            .matches(&path.segments().collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn whole_segments_only() {
+        for (pattern, path, expected) in [
+            ("/user-data", "/latest/user-data", true),
+            ("/user-data", "/1.0//user-data/", true),
+            ("/user-data", "/latest/user-database", false),
+            ("/user-data", "/latest/user-data/x", false),
+            ("/user-data", "/latest/User-Data", false),
+            ("/meta-data/*", "/latest/meta-data/mac", true),
+            ("/meta-data/*", "/latest/meta-data", false),
+            ("/meta-data/*", "/latest/meta-data/a/b", false),
+            ("/meta-data/**", "/latest/meta-data", true),
+            ("/meta-data/**", "/latest/meta-data/a/b", true),
+            ("/**/macs/**/x", "/latest/a/macs/b/macs/x", true),
+            ("/**/macs/**/x", "/latest/a/macs/b/macs/y", false),
+            ("/tags/Build*", "/latest/tags/Build", true),
+            ("/tags/Build*", "/latest/tags/BuildId", true),
+            ("/tags/*Build", "/latest/tags/BuildId", false),
+            ("/tags/a*b*a", "/latest/tags/aba", true),
+            ("/tags/a*b*a", "/latest/tags/aa", false),
+            ("/tags/aa*aa", "/latest/tags/aaa", false),
+            ("/", "/latest/", true),
+            ("/", "/latest/x", false),
+            ("/**", "/latest", true),
+        ] {
+            assert_eq!(matches(pattern, path), expected, "{pattern} {path}");
+        }
+    }
+
+    #[test]
+    fn what_no_path_can_look_like_is_refused_with_what_to_write() {
+        for (text, expected) in [
+            ("", "such as \"/user-data\""),
+            ("user-data", "\"/user-data\""),
+            (
+                "/latest/user-data",
+                "without the version segment: \"/user-data\"",
+            ),
+            ("/latest/", "without the version segment: \"/\""),
+            (
+                "/2021-03-23/user-data",
+                "without the version segment: \"/user-data\"",
+            ),
+            ("/user-data/", "canonical form: \"/user-data\""),
+            ("//user-data", "canonical form: \"/user-data\""),
+            ("/a//b", "canonical form: \"/a/b\""),
+            ("/%75ser-data", "canonical form: \"/user-data\""),
+            ("/user%20data", "but a `%` escape"),
+            ("/user-data?x", "but a query"),
+            ("/a/../b", "but `.` and `..`"),
+            ("/a b", "but a byte"),
+            ("/\u{e9}", "but a byte"),
+            ("/a\\b", "but a byte"),
+            ("/a**", "`*` inside a segment"),
+            ("/***", "`*` inside a segment"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.expected.contains(expected), "{text}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn many_wildcards_do_not_blow_up() {
+        let pattern = parse(&"/**/a*a*a*a*b".repeat(40)).unwrap();
+        let word = "a".repeat(200);
+        let path = vec![word.as_str(); 200];
+        let start = std::time::Instant::now();
+        assert!(!pattern.matches(&path));
+        assert!(start.elapsed() < std::time::Duration::from_secs(1));
+    }
+
+    /// The meaning of a pattern, word by word and as slow as it likes.
+    fn naive(pattern: &[&str], path: &[&str]) -> bool {
+        match (pattern, path) {
+            ([], []) => true,
+            (["**", rest @ ..], _) => {
+                naive(rest, path) || matches!(path, [_, tail @ ..] if naive(pattern, tail))
+            }
+            ([first, rest @ ..], [word, tail @ ..]) => {
+                naive_word(first.as_bytes(), word.as_bytes()) && naive(rest, tail)
+            }
+            _ => false,
+        }
+    }
+
+    fn naive_word(pattern: &[u8], word: &[u8]) -> bool {
+        match (pattern, word) {
+            ([], []) => true,
+            ([b'*', rest @ ..], _) => {
+                naive_word(rest, word)
+                    || matches!(word, [_, tail @ ..] if naive_word(pattern, tail))
+            }
+            ([a, rest @ ..], [b, tail @ ..]) => a == b && naive_word(rest, tail),
+            _ => false,
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+        #[test]
+        fn agrees_with_its_definition(
+            pattern in "(/(\\*\\*|\\*|\\*?[ab]{1,2}(\\*[ab]{1,2}){0,2}\\*?)){1,5}",
+            path in "(/[ab]{1,4}){1,6}",
+        ) {
+            let parsed = parse(&pattern).unwrap();
+            let segments: Vec<_> = path.split('/').skip(1).collect();
+            prop_assert_eq!(parsed.matches(&segments), naive(&parsed.words(), &segments));
+            if parsed.matches(&segments) {
+                prop_assert!(path.starts_with(&parsed.literal_prefix()));
+            }
+        }
+    }
+}
