@@ -29,6 +29,8 @@ pub mod config;
 #[forbid(unsafe_code)]
 pub mod ids;
 #[forbid(unsafe_code)]
+pub mod intercept;
+#[forbid(unsafe_code)]
 pub mod policy;
 #[forbid(unsafe_code)]
 pub mod provider;
