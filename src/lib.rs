@@ -37,6 +37,8 @@ pub mod diagnose;
 #[forbid(unsafe_code)]
 pub mod ids;
 #[forbid(unsafe_code)]
+pub mod intercept;
+#[forbid(unsafe_code)]
 pub mod policy;
 #[forbid(unsafe_code)]
 pub mod provider;

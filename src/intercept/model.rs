@@ -1,0 +1,269 @@
+//! What the rules are about, whatever tool loads them.
+//!
+//! Must never hold a value that no correct rule set could be made of: every
+//! constructor refuses what would leave a way around the daemon.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::account::{AccountError, daemon_uid};
+use crate::config::Config;
+use crate::ids::{MetadataAddr, Uid, unmapped};
+
+/// Some bits of a connection mark, the other bits being other people's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnMark {
+    /// The bits as set; none outside `mask`.
+    pub value: u32,
+    /// The bits that are ours.
+    pub mask: u32,
+}
+
+/// On connections that the daemon itself opened to the metadata service. The
+/// bits are ones that kube-proxy, Calico, Cilium and Docker leave alone.
+pub const DAEMON_CONNECTION: ConnMark = ConnMark {
+    value: 0x60,
+    mask: 0x7f,
+};
+
+/// Everything the kernel rules depend on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleSet {
+    destinations: Vec<MetadataAddr>,
+    listen_port: u16,
+    daemon_uid: Uid,
+    mark: ConnMark,
+}
+
+/// Why no rule set can be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RuleSetError {
+    /// Nothing to redirect.
+    NoDestination,
+    /// Two addresses of one family. They would share a listener, and the
+    /// kernel would then rewrite source ports to keep their connections
+    /// apart, so that a peer's port could be somebody else's socket.
+    SameFamily(MetadataAddr, MetadataAddr),
+    /// An address whose guards would cut off something else than a metadata
+    /// service: this host's own loopback, everybody, nobody.
+    NotAService(MetadataAddr),
+    /// Port 0, for the listener.
+    ListenPortZero,
+    /// The daemon's account.
+    Account(AccountError),
+}
+
+impl RuleSet {
+    /// Rules that send `destinations`, one address per family, to the
+    /// listeners on `listen_port` and exempt `daemon_uid` alone.
+    ///
+    /// # Errors
+    /// [`RuleSetError`], where such rules would leave a way around them.
+    pub fn new(
+        destinations: &[SocketAddr],
+        listen_port: u16,
+        daemon_uid: Uid,
+    ) -> Result<Self, RuleSetError> {
+        let mut accepted: Vec<MetadataAddr> = Vec::new();
+        for destination in destinations {
+            let destination = MetadataAddr(unmapped(*destination));
+            if !is_service(destination) {
+                return Err(RuleSetError::NotAService(destination));
+            }
+            if let Some(first) = accepted
+                .iter()
+                .find(|other| other.0.is_ipv4() == destination.0.is_ipv4())
+            {
+                return Err(RuleSetError::SameFamily(*first, destination));
+            }
+            accepted.push(destination);
+        }
+        if accepted.is_empty() {
+            return Err(RuleSetError::NoDestination);
+        }
+        if listen_port == 0 {
+            return Err(RuleSetError::ListenPortZero);
+        }
+        if daemon_uid == Uid::ROOT {
+            return Err(RuleSetError::Account(AccountError::Root {
+                user: daemon_uid.to_string(),
+            }));
+        }
+        Ok(Self {
+            destinations: accepted,
+            listen_port,
+            daemon_uid,
+            mark: DAEMON_CONNECTION,
+        })
+    }
+
+    /// The rules that a config asks for; looks up the daemon's account.
+    ///
+    /// # Errors
+    /// [`RuleSetError`], each naming what to change.
+    pub fn from_config(config: &Config) -> Result<Self, RuleSetError> {
+        let uid = daemon_uid(&config.user).map_err(RuleSetError::Account)?;
+        Self::new(&config.upstream.addresses, config.listen_port, uid)
+    }
+
+    /// The metadata addresses: at least one, at most one of each family.
+    pub fn destinations(&self) -> &[MetadataAddr] {
+        &self.destinations
+    }
+
+    /// The port of the listeners, never 0.
+    pub fn listen_port(&self) -> u16 {
+        self.listen_port
+    }
+
+    /// The uid that reaches the service directly, never root's.
+    pub fn daemon_uid(&self) -> Uid {
+        self.daemon_uid
+    }
+
+    /// The mark of the daemon's own connections.
+    pub fn mark(&self) -> ConnMark {
+        self.mark
+    }
+
+    /// Where the kernel's redirect of a locally made connection lands: the
+    /// loopback address of its family, whatever the client's interface.
+    pub fn listener(&self, destination: MetadataAddr) -> SocketAddr {
+        let loopback = match destination.0 {
+            SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        };
+        SocketAddr::new(loopback, self.listen_port)
+    }
+}
+
+fn is_service(MetadataAddr(addr): MetadataAddr) -> bool {
+    let ip = addr.ip();
+    let is_broadcast = ip == IpAddr::V4(Ipv4Addr::BROADCAST);
+    !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || is_broadcast)
+        && addr.port() != 0
+}
+
+impl fmt::Display for RuleSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, destination) in self.destinations.iter().enumerate() {
+            let separator = if at == 0 { "" } else { " and " };
+            write!(f, "{separator}{destination}")?;
+        }
+        write!(
+            f,
+            " to port {} on loopback, exempting uid {}",
+            self.listen_port, self.daemon_uid
+        )
+    }
+}
+
+impl fmt::Display for RuleSetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoDestination => write!(
+                f,
+                "`addresses` under [upstream] is empty: there is nothing to redirect; \
+                 leave the key out for the provider's own addresses"
+            ),
+            Self::SameFamily(first, second) => write!(
+                f,
+                "`addresses` under [upstream] has two of one family, {first} and {second}: \
+                 connections to both through one listener could not be told apart by their \
+                 ports; keep one"
+            ),
+            Self::NotAService(addr) => write!(
+                f,
+                "`addresses` under [upstream] has {addr}, which cannot be a metadata service \
+                 to redirect: the rules cut off everything else on that address; give a \
+                 unicast address outside loopback, and a port"
+            ),
+            Self::ListenPortZero => write!(
+                f,
+                "`port` under [listen] is 0; the rules need a fixed port, best one below 1024"
+            ),
+            Self::Account(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for RuleSetError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn new(destinations: &[&str]) -> Result<RuleSet, RuleSetError> {
+        let destinations: Vec<_> = destinations.iter().map(|a| a.parse().unwrap()).collect();
+        RuleSet::new(&destinations, 253, Uid(4001))
+    }
+
+    fn addr(text: &str) -> MetadataAddr {
+        MetadataAddr(text.parse().unwrap())
+    }
+
+    #[test]
+    fn two_addresses_of_one_family_are_refused_also_in_mapped_form() {
+        for second in ["169.254.170.2:80", "[::ffff:169.254.170.2]:80"] {
+            assert_eq!(
+                new(&["169.254.169.254:80", second]),
+                Err(RuleSetError::SameFamily(
+                    addr("169.254.169.254:80"),
+                    addr("169.254.170.2:80")
+                ))
+            );
+        }
+    }
+
+    #[test]
+    fn addresses_whose_guards_would_cut_off_others_are_refused() {
+        for bad in [
+            "127.0.0.1:80",
+            "[::1]:80",
+            "[::ffff:127.0.0.1]:80",
+            "0.0.0.0:80",
+            "[::]:80",
+            "224.0.0.1:80",
+            "255.255.255.255:80",
+            "169.254.169.254:0",
+        ] {
+            assert!(
+                matches!(new(&[bad]), Err(RuleSetError::NotAService(_))),
+                "{bad}"
+            );
+        }
+        assert_eq!(new(&[]), Err(RuleSetError::NoDestination));
+    }
+
+    #[test]
+    fn root_and_port_zero_are_refused() {
+        let service = ["169.254.169.254:80".parse().unwrap()];
+        assert_eq!(
+            RuleSet::new(&service, 0, Uid(4001)),
+            Err(RuleSetError::ListenPortZero)
+        );
+        assert!(matches!(
+            RuleSet::new(&service, 253, Uid::ROOT),
+            Err(RuleSetError::Account(AccountError::Root { .. }))
+        ));
+    }
+
+    #[test]
+    fn a_config_gives_its_own_values() {
+        let config = Config {
+            user: "4001".into(),
+            listen_port: 999,
+            ..Config::default()
+        };
+        let rules = RuleSet::from_config(&config).unwrap();
+        assert_eq!(
+            rules.destinations(),
+            [addr("169.254.169.254:80"), addr("[fd00:ec2::254]:80")]
+        );
+        assert_eq!((rules.listen_port(), rules.daemon_uid()), (999, Uid(4001)));
+        assert_eq!(
+            rules.listener(addr("[fd00:ec2::254]:80")),
+            "[::1]:999".parse().unwrap()
+        );
+    }
+}

@@ -1,0 +1,455 @@
+//! The rules as text for nft: one table, family inet, named `imdsfw`.
+//!
+//! Must never decide by a negative test of a connection's state. A packet
+//! without connection tracking (`notrack`) matches neither a test nor its
+//! opposite, so every guard passes what it knows and refuses the rest.
+
+use std::fmt::{self, Write as _};
+use std::net::{IpAddr, SocketAddr};
+
+use super::model::RuleSet;
+use crate::ids::MetadataAddr;
+
+/// Our table, in family inet.
+pub const TABLE: &str = "imdsfw";
+
+/// Right after connection tracking (-200), the earliest that the kernel allows
+/// for nat, so that a foreign nat chain (usually -100) does not decide first.
+const NAT_FIRST: i32 = -199;
+/// Before connection tracking and every nat.
+const RAW: i32 = -300;
+/// After every nat, whatever priority its chain has: all nat chains of a hook
+/// run at -100.
+const FILTER: i32 = 0;
+
+/// What `apply` loads: comments for the reader, then one transaction that
+/// replaces the table, so that there is no moment without rules.
+pub fn render(rules: &RuleSet) -> String {
+    let mut text = format!(
+        "# imdsfw: sends connections for the metadata service through its firewall:\n\
+         # {rules}.\n\
+         # Everything else that is bound for the service, and whatever would reach it\n\
+         # or the listeners by another way, is refused at once.\n"
+    );
+    for destination in rules.destinations() {
+        let _ = writeln!(
+            text,
+            "#   {destination} -> {}",
+            rules.listener(*destination)
+        );
+    }
+    let _ = write!(
+        text,
+        "add table inet {TABLE}\n\
+         delete table inet {TABLE}\n\
+         {}",
+        Table {
+            name: TABLE,
+            state: State::Active,
+            chains: chains(rules),
+        }
+    );
+    text
+}
+
+/// The same table under another name and without effect, to learn how this
+/// nft and this kernel print it.
+pub(super) fn render_dormant(rules: &RuleSet, name: &str) -> String {
+    Table {
+        name,
+        state: State::Dormant,
+        chains: chains(rules),
+    }
+    .to_string()
+}
+
+/// The regular chains, then the base chains in the order in which packets meet
+/// them.
+fn chains(rules: &RuleSet) -> Vec<Chain> {
+    let views: Vec<View> = rules
+        .destinations()
+        .iter()
+        .map(|destination| View::new(rules, *destination))
+        .collect();
+    let mut chains = vec![refuse()];
+    for view in &views {
+        chains.extend([view.metadata(), view.listener()]);
+    }
+    chains.extend([
+        Chain::base(
+            "prerouting",
+            "filter",
+            RAW,
+            views.iter().flat_map(View::prerouting).collect(),
+        ),
+        Chain::base(
+            "forward",
+            "filter",
+            FILTER,
+            views.iter().flat_map(View::forward).collect(),
+        ),
+        Chain::base(
+            "nat_output",
+            "nat",
+            NAT_FIRST,
+            views.iter().flat_map(View::nat_output).collect(),
+        ),
+        Chain::base(
+            "output",
+            "filter",
+            FILTER,
+            views.iter().flat_map(View::output).collect(),
+        ),
+        Chain::base(
+            "input",
+            "filter",
+            FILTER,
+            views.iter().flat_map(View::input).collect(),
+        ),
+    ]);
+    chains
+}
+
+/// An answer instead of silence: clients fail at once and say so.
+fn refuse() -> Chain {
+    Chain::regular(
+        "refuse",
+        vec![
+            Rule::new("meta l4proto tcp reject with tcp reset", "refused: tcp"),
+            Rule::new(
+                // The word `type` is for nft before 1.0.
+                "reject with icmpx type admin-prohibited",
+                "refused: every other protocol",
+            ),
+        ],
+    )
+}
+
+/// One metadata address and its listener, in the words of nft.
+struct View<'a> {
+    rules: &'a RuleSet,
+    /// `ip` or `ip6`.
+    ip: &'static str,
+    /// Suffix of chain names.
+    family: &'static str,
+    service: SocketAddr,
+    listener: SocketAddr,
+}
+
+impl<'a> View<'a> {
+    fn new(rules: &'a RuleSet, destination: MetadataAddr) -> Self {
+        let (ip, family) = match destination.0 {
+            SocketAddr::V4(_) => ("ip", "v4"),
+            SocketAddr::V6(_) => ("ip6", "v6"),
+        };
+        Self {
+            rules,
+            ip,
+            family,
+            service: destination.0,
+            listener: rules.listener(destination),
+        }
+    }
+
+    fn to_service(&self) -> String {
+        format!("{} daddr {}", self.ip, self.service.ip())
+    }
+
+    fn to_listener(&self) -> String {
+        format!(
+            "{} daddr {} tcp dport {}",
+            self.ip,
+            self.listener.ip(),
+            self.listener.port()
+        )
+    }
+
+    /// What the connection was opened to, before any nat.
+    fn opened_to(&self, addr: IpAddr) -> String {
+        format!("ct direction original ct original {} daddr {addr}", self.ip)
+    }
+
+    /// Packets that leave for the metadata address, after every nat.
+    fn metadata(&self) -> Chain {
+        let port = self.service.port();
+        let uid = self.rules.daemon_uid();
+        let mark = self.rules.mark();
+        Chain::regular(
+            format!("metadata_{}", self.family),
+            vec![
+                // The SYN, because only with it a connection begins: tracking
+                // also picks up connections in the middle. Accepted here, so
+                // that a mark which somebody else set does not open one.
+                Rule::new(
+                    format!(
+                        "tcp dport {port} meta skuid {uid} ct state new \
+                         tcp flags & (fin | syn | rst | ack) == syn \
+                         ct mark set ct mark & {:#010x} | {:#010x} accept",
+                        !mark.mask, mark.value
+                    ),
+                    "the daemon opens a connection: marked, for only what it opened itself may go on",
+                ),
+                Rule::new(
+                    format!(
+                        "tcp dport {port} ct state established \
+                         ct mark & {:#010x} == {:#010x} accept",
+                        mark.mask, mark.value
+                    ),
+                    "a connection that the daemon opened",
+                ),
+                Rule::new(
+                    "ct state invalid drop",
+                    "fits no connection: dropped, for a reset could end a healthy one",
+                ),
+                Rule::new(
+                    "goto refuse",
+                    "older connections, other ports and protocols, whatever missed the redirect",
+                ),
+            ],
+        )
+    }
+
+    /// Packets that leave for the listener, after every nat.
+    fn listener(&self) -> Chain {
+        Chain::regular(
+            format!("listener_{}", self.family),
+            vec![
+                // The device of the hook is the one from before the redirect,
+                // for every client; the route is from after it. A way to
+                // loopback through a gateway is the one of a bound socket.
+                Rule::new(
+                    format!(
+                        "meta l4proto tcp rt {} nexthop != {} reject with tcp reset",
+                        self.ip,
+                        self.listener.ip()
+                    ),
+                    "a client bound to a device cannot reach loopback: told at once, not by a timeout",
+                ),
+                Rule::new(
+                    format!(
+                        "meta l4proto tcp ct status dnat {} ct original proto-dst {} accept",
+                        self.opened_to(self.service.ip()),
+                        self.service.port()
+                    ),
+                    "redirected on its way to the metadata service",
+                ),
+                // Here and not in input, where the refused connection would
+                // keep its port from the next honest client.
+                Rule::new(
+                    "meta l4proto tcp reject with tcp reset",
+                    "not redirected by us: would let a caller pass under another one's source port",
+                ),
+            ],
+        )
+    }
+
+    fn prerouting(&self) -> Vec<Rule> {
+        vec![Rule::new(
+            format!("iifname != \"lo\" {} goto refuse", self.to_service()),
+            "from a container or another host: not a user of this host",
+        )]
+    }
+
+    fn forward(&self) -> Vec<Rule> {
+        vec![Rule::new(
+            format!("{} goto refuse", self.to_service()),
+            "from a container or another host, with its destination rewritten on the way",
+        )]
+    }
+
+    fn nat_output(&self) -> Vec<Rule> {
+        let service = self.service;
+        let to_service_port = format!("{} tcp dport {}", self.to_service(), service.port());
+        vec![
+            Rule::new(
+                format!(
+                    "{to_service_port} meta skuid {} dnat {} to {service}",
+                    self.rules.daemon_uid(),
+                    self.ip
+                ),
+                "the daemon keeps its destination: no later nat rule may take it elsewhere",
+            ),
+            Rule::new(
+                format!("{to_service_port} redirect to :{}", self.listener.port()),
+                "everyone else, root included, goes through the daemon",
+            ),
+        ]
+    }
+
+    fn output(&self) -> Vec<Rule> {
+        vec![
+            Rule::new(
+                format!("{} goto metadata_{}", self.to_service(), self.family),
+                "bound for the metadata service",
+            ),
+            Rule::new(
+                format!("{} goto listener_{}", self.to_listener(), self.family),
+                "bound for the daemon",
+            ),
+            Rule::new(
+                format!("{} goto refuse", self.opened_to(self.service.ip())),
+                "opened to the metadata service, but a foreign nat rule sends it elsewhere",
+            ),
+        ]
+    }
+
+    fn input(&self) -> Vec<Rule> {
+        let to_listener = self.to_listener();
+        vec![
+            Rule::new(
+                format!("iifname != \"lo\" {to_listener} reject with tcp reset"),
+                "the daemon serves this host alone",
+            ),
+            Rule::new(
+                format!("{to_listener} ct status snat reject with tcp reset"),
+                "its source port was changed and may now be the port of another user's socket",
+            ),
+        ]
+    }
+}
+
+enum State {
+    Active,
+    Dormant,
+}
+
+struct Table<'a> {
+    name: &'a str,
+    state: State,
+    chains: Vec<Chain>,
+}
+
+struct Chain {
+    name: String,
+    /// The hook line of a base chain.
+    hook: Option<String>,
+    rules: Vec<Rule>,
+}
+
+struct Rule {
+    statement: String,
+    /// For the admin; the kernel keeps at most 127 bytes.
+    why: &'static str,
+}
+
+impl Chain {
+    fn regular(name: impl Into<String>, rules: Vec<Rule>) -> Self {
+        Self {
+            name: name.into(),
+            hook: None,
+            rules,
+        }
+    }
+
+    /// A base chain; the hook's name is its own up to the `nat_`. Its policy
+    /// accepts: what none of our rules speaks of is not ours to judge.
+    fn base(name: &str, kind: &str, priority: i32, rules: Vec<Rule>) -> Self {
+        let hook = name.strip_prefix("nat_").unwrap_or(name);
+        Self {
+            name: name.into(),
+            hook: Some(format!(
+                "type {kind} hook {hook} priority {priority}; policy accept;"
+            )),
+            rules,
+        }
+    }
+}
+
+impl Rule {
+    fn new(statement: impl Into<String>, why: &'static str) -> Self {
+        Self {
+            statement: statement.into(),
+            why,
+        }
+    }
+}
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "table inet {} {{", self.name)?;
+        if let State::Dormant = self.state {
+            writeln!(f, "\tflags dormant")?;
+        }
+        for (at, chain) in self.chains.iter().enumerate() {
+            if at > 0 {
+                writeln!(f)?;
+            }
+            writeln!(f, "\tchain {} {{", chain.name)?;
+            if let Some(hook) = &chain.hook {
+                writeln!(f, "\t\t{hook}")?;
+            }
+            for Rule { statement, why } in &chain.rules {
+                writeln!(f, "\t\t{statement} comment \"{why}\"")?;
+            }
+            writeln!(f, "\t}}")?;
+        }
+        writeln!(f, "}}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Uid;
+
+    fn rules(destinations: &[&str]) -> RuleSet {
+        let destinations: Vec<_> = destinations.iter().map(|a| a.parse().unwrap()).collect();
+        RuleSet::new(&destinations, 253, Uid(4001)).unwrap()
+    }
+
+    #[test]
+    fn every_rule_says_why_it_is_there_and_the_kernel_keeps_all_of_it() {
+        let all = chains(&rules(&["169.254.169.254:80", "[fd00:ec2::254]:80"]));
+        assert!(all.iter().map(|chain| chain.rules.len()).sum::<usize>() > 20);
+        for rule in all.iter().flat_map(|chain| &chain.rules) {
+            assert!(!rule.why.is_empty(), "{}", rule.statement);
+            assert!(rule.why.len() <= 127, "{}", rule.why);
+            assert!(
+                rule.why.is_ascii() && !rule.why.contains('"'),
+                "{}",
+                rule.why
+            );
+        }
+    }
+
+    #[test]
+    fn the_table_is_replaced_in_one_transaction() {
+        let text = render(&rules(&["169.254.169.254:80"]));
+        let commands: Vec<_> = text
+            .lines()
+            .filter(|line| !line.starts_with('#') && !line.starts_with('\t') && !line.is_empty())
+            .collect();
+        assert_eq!(
+            commands,
+            [
+                "add table inet imdsfw",
+                "delete table inet imdsfw",
+                "table inet imdsfw {",
+                "}"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_header_names_every_value() {
+        let text = render(&rules(&["169.254.169.254:80", "[fd00:ec2::254]:80"]));
+        let header: String = text
+            .lines()
+            .take_while(|line| line.starts_with('#'))
+            .collect();
+        for value in [
+            "169.254.169.254:80",
+            "[fd00:ec2::254]:80",
+            "[::1]:253",
+            "uid 4001",
+        ] {
+            assert!(header.contains(value), "{header}");
+        }
+    }
+
+    #[test]
+    fn a_family_without_an_address_has_no_rules() {
+        let text = render(&rules(&["169.254.169.254:80"]));
+        assert!(!text.contains("ip6"), "{text}");
+    }
+}
