@@ -48,11 +48,11 @@ pub mod proxy;
 pub mod request;
 #[forbid(unsafe_code)]
 pub mod sim;
-#[allow(unsafe_code)]
-pub mod sys;
 #[forbid(unsafe_code)]
 pub mod token;
 #[forbid(unsafe_code)]
 pub mod upstream;
 #[forbid(unsafe_code)]
 pub mod utc;
+#[allow(unsafe_code)]
+pub mod sys;
