@@ -33,6 +33,8 @@ pub mod cli;
 #[forbid(unsafe_code)]
 pub mod config;
 #[forbid(unsafe_code)]
+pub mod daemon;
+#[forbid(unsafe_code)]
 pub mod diagnose;
 #[forbid(unsafe_code)]
 pub mod ids;
@@ -48,11 +50,11 @@ pub mod proxy;
 pub mod request;
 #[forbid(unsafe_code)]
 pub mod sim;
+#[allow(unsafe_code)]
+pub mod sys;
 #[forbid(unsafe_code)]
 pub mod token;
 #[forbid(unsafe_code)]
 pub mod upstream;
 #[forbid(unsafe_code)]
 pub mod utc;
-#[allow(unsafe_code)]
-pub mod sys;

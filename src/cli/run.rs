@@ -1,11 +1,32 @@
 //! `imdsfw run`.
 
-use super::Outcome;
+use std::process::ExitCode;
+
+use super::{ConfigArg, Outcome};
+use crate::config::Config;
+use crate::daemon;
+use crate::diagnose::Style;
 
 /// Run the daemon in the foreground.
+///
+/// Verifies the kernel rules, binds, drops to its own user and serves until
+/// SIGTERM. SIGHUP opens the audit log again.
 #[derive(clap::Args, Debug)]
-pub(super) struct Args {}
+#[command(after_help = "Example: imdsfw rules apply && imdsfw run")]
+pub(super) struct Args {
+    #[command(flatten)]
+    config: ConfigArg,
+}
 
-pub(super) fn run(_args: Args) -> Outcome {
-    Err("not built yet".into())
+pub(super) fn run(args: Args) -> Outcome {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .with_max_level(tracing::Level::INFO)
+        .init();
+    let config = Config::load(&args.config.config)
+        .map_err(|found| format!("the config is refused\n{}", found.render(Style::Plain)))?;
+    daemon::run(&config)?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,195 @@
+//! The daemon's life: what must hold before it serves, in which order, and
+//! how it ends.
+//!
+//! As root it verifies the kernel rules and binds its ports; then it drops to
+//! its own user for good, and only then opens the log, starts threads and
+//! accepts. It must never serve without the whole rule set, nor read a byte
+//! from outside while it holds a privilege.
+
+mod error;
+mod notify;
+
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use nix::unistd::{Gid, Uid, User, chown, geteuid};
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+pub use error::StartError;
+
+use crate::audit::{Event, Log};
+use crate::caller::{Callers, accounts};
+use crate::config::{Config, Mode, read_policy};
+use crate::diagnose::{Diagnostics, Style};
+use crate::ids::{self, MetadataAddr};
+use crate::intercept::{self, RuleSet};
+use crate::policy::Policy;
+use crate::proxy::{Listener, Proxy};
+use crate::sys::privilege;
+
+/// Threads that may be waiting for NSS at once.
+const NSS_THREADS: usize = 8;
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`StartError`]; nothing was changed and nobody was served then.
+pub fn run(config: &Config) -> Result<(), StartError> {
+    if !geteuid().is_root() {
+        return Err(StartError::NotRoot);
+    }
+    let rules = RuleSet::from_config(config).map_err(StartError::RuleSet)?;
+    let drift = intercept::verify(&rules).map_err(StartError::Verify)?;
+    if !drift.is_empty() {
+        return Err(StartError::Drift(drift));
+    }
+    let policy = load_policy(config)?;
+    let listeners = bind(config)?;
+    let uid = rules.daemon_uid();
+    let (account, gid) = own_account(uid);
+    provide_directory(&config.audit.file, account, gid)?;
+    let descriptors = privilege::raise_descriptor_limit().map_err(StartError::Descriptors)?;
+    privilege::drop_to(account, gid).map_err(StartError::Privilege)?;
+    serve(config, policy, listeners, uid, descriptors)
+}
+
+fn serve(
+    config: &Config,
+    policy: Policy,
+    listeners: Vec<Listener>,
+    uid: ids::Uid,
+    descriptors: usize,
+) -> Result<(), StartError> {
+    let run = getrandom::u32().map_err(StartError::Random)?;
+    let file = &config.audit.file;
+    let (log, writer) =
+        Log::open(file.clone(), run).map_err(|error| StartError::Audit(file.clone(), error))?;
+    log.event(Event::DaemonStarted, &Started::new(config, &listeners));
+    log.event(
+        Event::PolicyLoaded,
+        &Loaded {
+            policy: policy.hash(),
+            rules: policy.len(),
+        },
+    );
+    let callers = Callers::new(uid, accounts::lookup).map_err(StartError::SockDiag)?;
+    let proxy = Proxy::new(config, policy, log.clone(), callers).map_err(StartError::Random)?;
+    // One thread serves: the work of a request is smaller than handing it over.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(NSS_THREADS)
+        .build()
+        .map_err(StartError::Runtime)?;
+    let served = runtime.block_on(async {
+        let stop = on_signals(log.clone())?;
+        notify::ready();
+        tracing::info!("serving");
+        Arc::new(proxy).run(listeners, descriptors, stop).await
+    });
+    notify::stopping();
+    log.ending();
+    // A hanging NSS module may not hold up the end.
+    runtime.shutdown_background();
+    log.event(Event::DaemonStopped, &serde_json::json!({}));
+    writer.close();
+    served.map_err(StartError::Runtime)
+}
+
+fn load_policy(config: &Config) -> Result<Policy, StartError> {
+    let mut found = Diagnostics::new();
+    let sources = read_policy(config, &[], &mut found);
+    let policy = Policy::parse(&sources, config.provider, config.policy.default, &mut found);
+    let shown = found.render(Style::Plain);
+    match policy {
+        Some(policy) if !found.has_errors() => {
+            if !shown.is_empty() {
+                tracing::warn!("the policy has warnings:\n{shown}");
+            }
+            Ok(policy)
+        }
+        _ => Err(StartError::Policy(shown)),
+    }
+}
+
+fn bind(config: &Config) -> Result<Vec<Listener>, StartError> {
+    let port = config.listen_port;
+    let bind = |address: &std::net::SocketAddr| {
+        Listener::bind(MetadataAddr(*address), port)
+            .map_err(|error| StartError::Bind(*address, port, error))
+    };
+    config.upstream.addresses.iter().map(bind).collect()
+}
+
+/// A uid without account runs under the group of the same number.
+fn own_account(uid: ids::Uid) -> (Uid, Gid) {
+    let uid = Uid::from_raw(uid.0);
+    let account = User::from_uid(uid).ok().flatten();
+    (
+        uid,
+        account.map_or(Gid::from_raw(uid.as_raw()), |account| account.gid),
+    )
+}
+
+/// Makes the log's directory, if there is none, and gives that to the daemon.
+/// What is there already is left as it is.
+fn provide_directory(file: &Path, uid: Uid, gid: Gid) -> Result<(), StartError> {
+    let Some(directory) = file.parent().filter(|directory| !directory.exists()) else {
+        return Ok(());
+    };
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o750)
+        .create(directory)
+        .and_then(|()| Ok(chown(directory, Some(uid), Some(gid))?))
+        .map_err(|error| StartError::Audit(directory.into(), error))
+}
+
+/// SIGTERM and SIGINT end the daemon, SIGHUP opens the log again.
+fn on_signals(log: Log) -> std::io::Result<watch::Receiver<bool>> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    let mut hup = signal(SignalKind::hangup())?;
+    let (tell, told) = watch::channel(false);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = hup.recv() => log.reopen(),
+                _ = term.recv() => break,
+                _ = int.recv() => break,
+            }
+        }
+        tell.send_replace(true);
+    });
+    Ok(told)
+}
+
+#[derive(Serialize)]
+struct Started {
+    mode: Mode,
+    listeners: Vec<String>,
+    services: Vec<String>,
+}
+
+impl Started {
+    fn new(config: &Config, listeners: &[Listener]) -> Self {
+        let local =
+            |listener: &Listener| listener.socket.local_addr().ok().map(|it| it.to_string());
+        Self {
+            mode: config.policy.mode,
+            listeners: listeners.iter().filter_map(local).collect(),
+            services: listeners
+                .iter()
+                .map(|listener| listener.service.to_string())
+                .collect(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Loaded<'a> {
+    policy: &'a str,
+    rules: usize,
+}

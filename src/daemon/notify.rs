@@ -1,0 +1,28 @@
+//! Tells a service manager how things stand: sd_notify(3), as far as the
+//! daemon uses it. Without `NOTIFY_SOCKET` it tells nobody.
+
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+pub(super) fn ready() {
+    notify("READY=1");
+}
+
+pub(super) fn stopping() {
+    notify("STOPPING=1");
+}
+
+/// A manager that does not listen is no reason to fail.
+fn notify(state: &str) {
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
+    let name = name.as_encoded_bytes();
+    let address = match name.strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(String::from_utf8_lossy(name).as_ref()),
+    };
+    if let (Ok(socket), Ok(address)) = (UnixDatagram::unbound(), address) {
+        let _ = socket.send_to_addr(state.as_bytes(), &address);
+    }
+}
