@@ -14,6 +14,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::config::Config;
+use crate::diagnose::Style;
+
 /// A firewall between the users of a host and its instance metadata service.
 #[derive(Parser)]
 #[command(name = "imdsfw", version, max_term_width = 80)]
@@ -39,6 +42,14 @@ struct ConfigArg {
     /// The config file; `NAME.d/*.toml` beside it is read after it.
     #[arg(long, value_name = "FILE", default_value = crate::config::DEFAULT_PATH)]
     config: PathBuf,
+}
+
+impl ConfigArg {
+    /// Reads the config, or says everything that is wrong with it.
+    fn load(&self) -> Result<Config, String> {
+        Config::load(&self.config)
+            .map_err(|found| format!("the config is refused\n{}", found.render(Style::Plain)))
+    }
 }
 
 /// What a subcommand ends with. The error text stands alone: what happened,

@@ -1,12 +1,10 @@
 //! `imdsfw rules`.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Subcommand, ValueEnum};
 
 use super::{ConfigArg, Outcome};
-use crate::config::{self, Config};
 use crate::intercept::{self, Removal, RuleSet, TABLE};
 
 /// The kernel rules: redirect and guards.
@@ -137,12 +135,5 @@ impl BackendArg {
 }
 
 fn rule_set(config: &ConfigArg) -> Result<RuleSet, Box<dyn std::error::Error>> {
-    Ok(RuleSet::from_config(&load(&config.config)?)?)
-}
-
-fn load(path: &Path) -> Result<Config, Box<dyn std::error::Error>> {
-    if path == Path::new(config::DEFAULT_PATH) && !path.exists() {
-        return Ok(Config::default());
-    }
-    Err("reading a config file is not built yet".into())
+    Ok(RuleSet::from_config(&config.load()?)?)
 }

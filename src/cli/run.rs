@@ -3,9 +3,7 @@
 use std::process::ExitCode;
 
 use super::{ConfigArg, Outcome};
-use crate::config::Config;
 use crate::daemon;
-use crate::diagnose::Style;
 
 /// Run the daemon in the foreground.
 ///
@@ -25,8 +23,6 @@ pub(super) fn run(args: Args) -> Outcome {
         .with_target(false)
         .with_max_level(tracing::Level::INFO)
         .init();
-    let config = Config::load(&args.config.config)
-        .map_err(|found| format!("the config is refused\n{}", found.render(Style::Plain)))?;
-    daemon::run(&config)?;
+    daemon::run(&args.config.load()?)?;
     Ok(ExitCode::SUCCESS)
 }
