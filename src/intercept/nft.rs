@@ -174,39 +174,46 @@ impl<'a> View<'a> {
         let port = self.service.port();
         let uid = self.rules.daemon_uid();
         let mark = self.rules.mark();
-        Chain::regular(
-            format!("metadata_{}", self.family),
-            vec![
-                // The SYN, because only with it a connection begins: tracking
-                // also picks up connections in the middle. Accepted here, so
-                // that a mark which somebody else set does not open one.
-                Rule::new(
-                    format!(
-                        "tcp dport {port} meta skuid {uid} ct state new \
-                         tcp flags & (fin | syn | rst | ack) == syn \
-                         ct mark set ct mark & {:#010x} | {:#010x} accept",
-                        !mark.mask, mark.value
-                    ),
-                    "the daemon opens a connection: marked, for only what it opened itself may go on",
+        let mut guards = Vec::new();
+        if self.service.is_ipv6() {
+            // ICMPv6 to the address itself. Users cannot send it: their
+            // unprivileged sockets are held to echo requests.
+            guards.push(Rule::new(
+                "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept",
+                "neighbour discovery, by the kernel: without it the service cannot be reached",
+            ));
+        }
+        guards.extend([
+            // The SYN, because only with it a connection begins: tracking also
+            // picks up connections in the middle. Accepted here, so that a
+            // mark which somebody else set does not open one.
+            Rule::new(
+                format!(
+                    "tcp dport {port} meta skuid {uid} ct state new \
+                     tcp flags & (fin | syn | rst | ack) == syn \
+                     ct mark set ct mark & {:#010x} | {:#010x} accept",
+                    !mark.mask, mark.value
                 ),
-                Rule::new(
-                    format!(
-                        "tcp dport {port} ct state established \
-                         ct mark & {:#010x} == {:#010x} accept",
-                        mark.mask, mark.value
-                    ),
-                    "a connection that the daemon opened",
+                "the daemon opens a connection: marked, for only what it opened itself may go on",
+            ),
+            Rule::new(
+                format!(
+                    "tcp dport {port} ct state established \
+                     ct mark & {:#010x} == {:#010x} accept",
+                    mark.mask, mark.value
                 ),
-                Rule::new(
-                    "ct state invalid drop",
-                    "fits no connection: dropped, for a reset could end a healthy one",
-                ),
-                Rule::new(
-                    "goto refuse",
-                    "older connections, other ports and protocols, whatever missed the redirect",
-                ),
-            ],
-        )
+                "a connection that the daemon opened",
+            ),
+            Rule::new(
+                "ct state invalid drop",
+                "fits no connection: dropped, for a reset could end a healthy one",
+            ),
+            Rule::new(
+                "goto refuse",
+                "older connections, other ports and protocols, whatever missed the redirect",
+            ),
+        ]);
+        Chain::regular(format!("metadata_{}", self.family), guards)
     }
 
     /// Packets that leave for the listener, after every nat.

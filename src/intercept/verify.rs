@@ -225,20 +225,28 @@ fn compare_lines(place: &str, expected: &[String], live: &[String], drifts: &mut
     loop {
         match (expected, live) {
             ([], []) => return,
-            ([want, want_rest @ ..], [have, have_rest @ ..]) if want == have => {
-                (expected, live) = (want_rest, have_rest);
-            }
-            (_, [have, have_rest @ ..]) if !expected.contains(have) => {
-                report(DriftKind::Unexpected, have);
-                live = have_rest;
-            }
-            ([want, want_rest @ ..], _) => {
+            ([want, wanted @ ..], []) => {
                 report(DriftKind::Missing, want);
-                expected = want_rest;
+                expected = wanted;
             }
-            ([], [have, have_rest @ ..]) => {
+            ([], [have, rest @ ..]) => {
                 report(DriftKind::Unexpected, have);
-                live = have_rest;
+                live = rest;
+            }
+            ([want, wanted @ ..], [have, rest @ ..]) if want == have => {
+                (expected, live) = (wanted, rest);
+            }
+            ([want, wanted @ ..], [have, rest @ ..]) => {
+                // Whichever line is matched sooner is waited for.
+                let want_at = live.iter().position(|line| line == want);
+                let have_at = expected.iter().position(|line| line == have);
+                if have_at.is_none_or(|have_at| want_at.is_some_and(|at| at <= have_at)) {
+                    report(DriftKind::Unexpected, have);
+                    live = rest;
+                } else {
+                    report(DriftKind::Missing, want);
+                    expected = wanted;
+                }
             }
         }
     }
@@ -280,7 +288,11 @@ mod tests {
         );
         assert_eq!(
             drift(&["a", "b"], &["b", "a"]),
-            ["missing: chain output: a", "unexpected: chain output: a"]
+            ["unexpected: chain output: b", "missing: chain output: b"]
+        );
+        assert_eq!(
+            drift(&["a", "b", "c", "d"], &["d", "a", "b", "c"]),
+            ["unexpected: chain output: d", "missing: chain output: d"]
         );
         assert_eq!(
             drift(&["a", "b"], &["a", "a", "b"]),

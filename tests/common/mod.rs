@@ -1,0 +1,9 @@
+//! What the network tests share: namespaces of their own, and sockets of
+//! whatever user the test speaks of.
+
+// Each test crate uses its own part of it.
+#![allow(dead_code)]
+
+pub(crate) mod net;
+pub(crate) mod nft;
+pub(crate) mod user;

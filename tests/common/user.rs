@@ -1,0 +1,129 @@
+//! Sockets of other users, made in this process: a socket belongs to the
+//! filesystem uid of the thread that calls socket(), and that can be set for
+//! one thread alone.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect, setsockopt,
+    socket, sockopt,
+};
+use nix::sys::time::TimeVal;
+use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
+
+/// Longer than any refusal takes, shorter than the first retransmission of a
+/// SYN: what has not been refused by then hangs.
+const AT_ONCE: Duration = Duration::from_millis(700);
+
+/// Whose socket it is; never a uid that is also the gid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct User {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+pub(crate) const ROOT: User = User { uid: 0, gid: 0 };
+pub(crate) const DAEMON: User = User {
+    uid: 4001,
+    gid: 4100,
+};
+pub(crate) const ALICE: User = User {
+    uid: 5001,
+    gid: 5100,
+};
+
+/// A TCP client before it connects.
+pub(crate) struct Client {
+    fd: OwnedFd,
+}
+
+impl User {
+    /// Runs `f` with this user's filesystem ids, on this thread.
+    pub(crate) fn run<T>(self, f: impl FnOnce() -> T) -> T {
+        setfsgid(Gid::from_raw(self.gid));
+        setfsuid(Uid::from_raw(self.uid));
+        let result = f();
+        setfsuid(Uid::from_raw(0));
+        setfsgid(Gid::from_raw(0));
+        result
+    }
+
+    /// A socket of this user; nothing on it waits longer than a refusal takes.
+    pub(crate) fn socket(
+        self,
+        family: SocketAddr,
+        kind: SockType,
+        protocol: Option<SockProtocol>,
+    ) -> OwnedFd {
+        let domain = match family {
+            SocketAddr::V4(_) => AddressFamily::Inet,
+            SocketAddr::V6(_) => AddressFamily::Inet6,
+        };
+        let fd = self
+            .run(|| socket(domain, kind, SockFlag::SOCK_CLOEXEC, protocol))
+            .unwrap();
+        let wait = TimeVal::new(0, AT_ONCE.as_micros() as i64);
+        setsockopt(&fd, sockopt::SendTimeout, &wait).unwrap();
+        setsockopt(&fd, sockopt::ReceiveTimeout, &wait).unwrap();
+        fd
+    }
+
+    /// A TCP client for an address of this family.
+    pub(crate) fn client(self, family: SocketAddr) -> Client {
+        Client {
+            fd: self.socket(family, SockType::Stream, None),
+        }
+    }
+
+    /// Connects, or fails within [`AT_ONCE`].
+    pub(crate) fn connect(self, to: SocketAddr) -> io::Result<TcpStream> {
+        self.client(to).connect(to)
+    }
+
+    /// Connects from a given address and port, also one in use elsewhere.
+    pub(crate) fn connect_from(self, from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
+        self.client(to).bound(from).connect(to)
+    }
+}
+
+impl Client {
+    pub(crate) fn bound(self, from: SocketAddr) -> Self {
+        setsockopt(&self.fd, sockopt::ReuseAddr, &true).unwrap();
+        bind(self.fd.as_raw_fd(), &SockaddrStorage::from(from)).unwrap();
+        self
+    }
+
+    pub(crate) fn bound_to_device(self, device: &str) -> Self {
+        setsockopt(&self.fd, sockopt::BindToDevice, &device.into()).unwrap();
+        self
+    }
+
+    pub(crate) fn connect(self, to: SocketAddr) -> io::Result<TcpStream> {
+        match connect(self.fd.as_raw_fd(), &SockaddrStorage::from(to)) {
+            Ok(()) => Ok(TcpStream::from(self.fd)),
+            Err(Errno::EINPROGRESS) => Err(io::ErrorKind::TimedOut.into()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+/// A listener on which `accept` gives up after [`AT_ONCE`].
+pub(crate) fn listen(on: SocketAddr) -> TcpListener {
+    let listener = TcpListener::bind(on).unwrap_or_else(|e| panic!("{on}: {e}"));
+    let wait = TimeVal::new(0, AT_ONCE.as_micros() as i64);
+    setsockopt(&listener, sockopt::ReceiveTimeout, &wait).unwrap();
+    listener
+}
+
+/// That a connection was refused by a reset, and not left to hang.
+#[track_caller]
+pub(crate) fn assert_refused(outcome: io::Result<TcpStream>) {
+    match outcome {
+        Ok(stream) => panic!("connected to {:?}", stream.peer_addr()),
+        Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{error}"),
+    }
+}

@@ -1,0 +1,300 @@
+//! Ways to the service that the redirect does not see: what is no new TCP
+//! connection to its port, or what somebody else's rules take first.
+
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd as _;
+
+use nix::sys::socket::{MsgFlags, SockProtocol, SockType, SockaddrStorage, connect, recv, send};
+
+use imdsfw::intercept::render;
+
+use crate::common::net::{Net, families, in_network, sysctl};
+use crate::common::nft;
+use crate::common::user::{ALICE, DAEMON, ROOT, User, assert_refused, listen};
+use crate::{apply, rule_set};
+
+const RESIDUE: &str = "older connections, other ports";
+const TAKEN_ELSEWHERE: &str = "opened to the metadata service, but";
+
+/// What any other firewall does: connections are tracked before our rules.
+const TRACKING: &str = "table inet foreign { chain output {
+    type filter hook output priority 0; policy accept; ct state new accept
+ }; }";
+
+fn other_port(service: SocketAddr) -> SocketAddr {
+    SocketAddr::new(service.ip(), 8080)
+}
+
+/// Sends one datagram of a protocol to the service: an error if it is refused,
+/// be that at once or by the answer that the kernel gives.
+fn datagram(user: User, to: SocketAddr, protocol: Option<SockProtocol>) -> io::Result<usize> {
+    let fd = user.socket(to, SockType::Datagram, protocol);
+    let echo_request = match to {
+        SocketAddr::V4(_) => [8, 0, 0, 0, 0, 0, 0, 1],
+        SocketAddr::V6(_) => [128, 0, 0, 0, 0, 0, 0, 1],
+    };
+    connect(fd.as_raw_fd(), &SockaddrStorage::from(to))?;
+    send(fd.as_raw_fd(), &echo_request, MsgFlags::empty())?;
+    Ok(recv(fd.as_raw_fd(), &mut [0; 64], MsgFlags::empty())?)
+}
+
+fn echo(service: SocketAddr) -> SockProtocol {
+    match service {
+        SocketAddr::V4(_) => SockProtocol::Icmp,
+        SocketAddr::V6(_) => SockProtocol::IcmpV6,
+    }
+}
+
+/// A connection to the service and its other end.
+fn connected(net: &Net, user: User, service: SocketAddr) -> (TcpStream, TcpStream) {
+    let listener = net.service(|| listen(service));
+    let client = user.connect(service).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    (client, server)
+}
+
+#[test]
+fn other_ports_are_refused_at_once_also_to_the_daemon() {
+    in_network(|net| {
+        apply();
+        for family in families() {
+            for user in [ROOT, ALICE, DAEMON] {
+                assert_refused(user.connect(other_port(family.service)));
+            }
+        }
+        assert_eq!(net.packets_at_service(), 0);
+        nft::delete_commented(RESIDUE);
+        for family in families() {
+            for user in [ALICE, DAEMON] {
+                let before = net.packets_at_service();
+                let _listener = net.service(|| listen(other_port(family.service)));
+                user.connect(other_port(family.service)).unwrap();
+                assert!(net.packets_at_service() > before);
+            }
+        }
+    });
+}
+
+#[test]
+fn udp_and_icmp_are_refused_at_once_also_to_the_daemon() {
+    in_network(|net| {
+        sysctl("net/ipv4/ping_group_range", "0 2147483647");
+        apply();
+        let send_all = || -> Vec<_> {
+            families()
+                .iter()
+                .flat_map(|family| {
+                    [ALICE, DAEMON].into_iter().flat_map(|user| {
+                        [None, Some(echo(family.service))]
+                            .map(|protocol| datagram(user, family.service, protocol))
+                    })
+                })
+                .collect()
+        };
+        for outcome in send_all() {
+            assert_eq!(outcome.unwrap_err().kind(), ErrorKind::PermissionDenied);
+        }
+        assert_eq!(net.packets_at_service(), 0);
+        nft::delete_commented(RESIDUE);
+        // Whatever the service's own kernel answered.
+        let sent = send_all().len();
+        assert_eq!(net.packets_at_service(), sent as u64);
+    });
+}
+
+/// Cut off whether they were tracked before or not, the daemon's own too:
+/// only what begins under the rules is known to be what it seems.
+#[test]
+fn connections_older_than_the_rules_are_cut_off() {
+    for tracked in [false, true] {
+        in_network(move |net| {
+            if tracked {
+                nft::load(TRACKING);
+            }
+            let older: Vec<_> = families()
+                .iter()
+                .flat_map(|family| [ALICE, DAEMON].map(|user| connected(net, user, family.service)))
+                .collect();
+            apply();
+            let before = net.packets_at_service();
+            for (mut client, _server) in older {
+                client.write_all(b"still here?").unwrap();
+                let error = client.read(&mut [0; 1]).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+            }
+            assert_eq!(net.packets_at_service(), before);
+        });
+    }
+}
+
+#[test]
+fn connections_older_than_the_rules_would_go_on_without_the_guard() {
+    in_network(|net| {
+        nft::load(TRACKING);
+        let older = families().map(|family| connected(net, ALICE, family.service));
+        apply();
+        nft::delete_commented(RESIDUE);
+        for (mut client, mut server) in older {
+            client.write_all(b"still").unwrap();
+            let mut received = [0; 5];
+            server.read_exact(&mut received).unwrap();
+            assert_eq!(&received, b"still");
+        }
+    });
+}
+
+/// Data queued on a closed socket has no owner to match.
+#[test]
+fn data_queued_on_a_closed_socket_stays_unsent() {
+    for guarded in [true, false] {
+        in_network(move |net| {
+            nft::load(TRACKING);
+            let queued = families().map(|family| {
+                let (mut client, server) = connected(net, ALICE, family.service);
+                client.set_nonblocking(true).unwrap();
+                let mut written = 0;
+                while let Ok(count) = client.write(&[7; 65536]) {
+                    written += count;
+                }
+                (written, server)
+            });
+            if guarded {
+                apply();
+            } else {
+                // Not for a moment with the guard, which would end it for good.
+                nft::load_without(&render(&rule_set()), RESIDUE);
+            }
+            let before = net.packets_at_service();
+            for (written, mut server) in queued {
+                let received = drain(&mut server);
+                if guarded {
+                    assert!(received < written, "{received} of {written} bytes");
+                } else {
+                    assert_eq!(received, written);
+                }
+            }
+            if guarded {
+                assert_eq!(net.packets_at_service(), before);
+            }
+        });
+    }
+}
+
+/// Reads until the end or until nothing more comes.
+fn drain(stream: &mut TcpStream) -> usize {
+    let patience = std::time::Duration::from_millis(300);
+    stream.set_read_timeout(Some(patience)).unwrap();
+    let mut buffer = vec![0; 1 << 20];
+    let mut total = 0;
+    while let Ok(count) = stream.read(&mut buffer) {
+        if count == 0 {
+            break;
+        }
+        total += count;
+    }
+    total
+}
+
+#[test]
+fn switching_tracking_off_leads_nowhere() {
+    in_network(|net| {
+        apply();
+        nft::load(
+            "table inet foreign { chain raw {
+                type filter hook output priority -300; policy accept; notrack
+             }; }",
+        );
+        let _services = families().map(|family| net.service(|| listen(family.service)));
+        for family in families() {
+            for user in [ALICE, DAEMON] {
+                assert_refused(user.connect(family.service));
+            }
+        }
+        assert_eq!(net.packets_at_service(), 0);
+        nft::delete_commented(RESIDUE);
+        for family in families() {
+            ALICE.connect(family.service).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_foreign_mark_opens_nothing() {
+    in_network(|net| {
+        apply();
+        // Ahead of us in every respect: sets our mark, then hides the nat.
+        nft::load(
+            "table inet foreign {
+                chain marking {
+                    type filter hook output priority -150; policy accept;
+                    ct mark set 0x60
+                }
+                chain ahead {
+                    type nat hook output priority -199; policy accept;
+                    ip daddr 169.254.169.254 dnat ip to 169.254.169.254
+                    ip6 daddr fd00:ec2::254 dnat ip6 to fd00:ec2::254
+                }
+            }",
+        );
+        let _services = families().map(|family| net.service(|| listen(family.service)));
+        for family in families() {
+            assert_refused(ALICE.connect(family.service));
+            DAEMON.connect(family.service).unwrap();
+        }
+    });
+}
+
+/// A nat chain ahead of ours that sends the service's connections elsewhere.
+fn divert(statement: impl Fn(&crate::common::net::Family) -> String) {
+    for family in families() {
+        let ip = family.ip;
+        nft::load(&format!(
+            "table {ip} foreign {{ chain output {{
+                type nat hook output priority -199; policy accept;
+                {ip} daddr {} {}
+             }}; }}",
+            family.service.ip(),
+            statement(&family)
+        ));
+    }
+}
+
+#[test]
+fn a_nat_rule_ahead_of_ours_leads_nowhere_else() {
+    in_network(|net| {
+        apply();
+        divert(|family| format!("dnat to {}", family.elsewhere.ip()));
+        let others = families().map(|family| net.service(|| listen(family.elsewhere)));
+        for family in families() {
+            for user in [ALICE, DAEMON] {
+                assert_refused(user.connect(family.service));
+            }
+        }
+        nft::delete_commented(TAKEN_ELSEWHERE);
+        for (family, other) in families().iter().zip(&others) {
+            ALICE.connect(family.service).unwrap();
+            other.accept().unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_nat_rule_ahead_of_ours_leads_to_no_other_process_of_the_host() {
+    in_network(|_| {
+        apply();
+        divert(|_| "tcp dport 80 redirect to :999".into());
+        let hijackers = families().map(|family| {
+            let on = SocketAddr::new(family.listener.ip(), 999);
+            listen(on)
+        });
+        for family in families() {
+            assert_refused(ROOT.connect(family.service));
+        }
+        nft::delete_commented(TAKEN_ELSEWHERE);
+        for (family, hijacker) in families().iter().zip(&hijackers) {
+            ROOT.connect(family.service).unwrap();
+            hijacker.accept().unwrap();
+        }
+    });
+}

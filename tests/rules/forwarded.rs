@@ -1,0 +1,120 @@
+//! Traffic of containers and other hosts: it has no socket here, so its user
+//! cannot be known, and it must not pass for a user of this host.
+
+use crate::apply;
+use crate::common::net::{families, in_network, sysctl};
+use crate::common::nft;
+use crate::common::user::{ALICE, ROOT, assert_refused, listen};
+
+const FROM_OUTSIDE: &str = "from a container or another host: not";
+const REWRITTEN: &str = "from a container or another host, with";
+const HOST_ALONE: &str = "the daemon serves this host alone";
+
+/// A nat chain for what arrives from the container.
+fn dnat(from: &str, to: &str) {
+    nft::load(&format!(
+        "table inet foreign {{ chain prerouting {{
+            type nat hook prerouting priority -100; policy accept;
+            iifname ctr0 {from} dnat {to}
+         }}; }}"
+    ));
+}
+
+#[test]
+fn containers_do_not_reach_the_service() {
+    in_network(|net| {
+        apply();
+        let services = families().map(|family| net.service(|| listen(family.service)));
+        for family in families() {
+            for user in [ROOT, ALICE] {
+                assert_refused(net.container(|| user.connect(family.service)));
+            }
+        }
+        // Two rules stop it; the second must hold without the first.
+        nft::delete_commented(FROM_OUTSIDE);
+        for family in families() {
+            assert_refused(net.container(|| ALICE.connect(family.service)));
+        }
+        assert_eq!(net.packets_at_service(), 0);
+        nft::delete_commented(REWRITTEN);
+        for (family, service) in families().iter().zip(&services) {
+            net.container(|| ALICE.connect(family.service)).unwrap();
+            service.accept().unwrap();
+        }
+    });
+}
+
+#[test]
+fn containers_are_not_redirected_to_a_process_of_the_host() {
+    in_network(|net| {
+        apply();
+        let others = families().map(|family| listen(family.bridge));
+        for family in families() {
+            let from = format!("{} daddr {}", family.ip, family.service.ip());
+            dnat(&from, &format!("{} to {}", family.ip, family.bridge.ip()));
+        }
+        for family in families() {
+            assert_refused(net.container(|| ALICE.connect(family.service)));
+        }
+        nft::delete_commented(FROM_OUTSIDE);
+        for (family, other) in families().iter().zip(&others) {
+            net.container(|| ALICE.connect(family.service)).unwrap();
+            other.accept().unwrap();
+        }
+    });
+}
+
+#[test]
+fn containers_do_not_reach_the_service_under_another_address() {
+    in_network(|net| {
+        apply();
+        let services = families().map(|family| net.service(|| listen(family.service)));
+        for family in families() {
+            let from = format!("{} daddr {}", family.ip, family.bridge.ip());
+            dnat(&from, &format!("{} to {}", family.ip, family.service.ip()));
+        }
+        for family in families() {
+            assert_refused(net.container(|| ALICE.connect(family.bridge)));
+        }
+        assert_eq!(net.packets_at_service(), 0);
+        nft::delete_commented(REWRITTEN);
+        for (family, service) in families().iter().zip(&services) {
+            net.container(|| ALICE.connect(family.bridge)).unwrap();
+            service.accept().unwrap();
+        }
+    });
+}
+
+/// As on hosts of Kubernetes, where loopback is reachable through nat; v4
+/// alone, since no setting makes the kernel deliver `::1` from a device.
+#[test]
+fn containers_do_not_reach_the_listener() {
+    in_network(|net| {
+        sysctl("net/ipv4/conf/all/route_localnet", "1");
+        apply();
+        let [family, _] = families();
+        let daemon = listen(family.listener);
+        let from = format!("ip daddr {} tcp dport 80", family.bridge.ip());
+        dnat(&from, &format!("ip to {}", family.listener));
+        assert_refused(net.container(|| ALICE.connect(family.bridge)));
+        nft::delete_commented(HOST_ALONE);
+        net.container(|| ALICE.connect(family.bridge)).unwrap();
+        daemon.accept().unwrap();
+    });
+}
+
+/// Packets of the host itself pass the same hooks on loopback.
+#[test]
+fn containers_reach_the_host_and_what_is_behind_it_as_before() {
+    in_network(|net| {
+        apply();
+        for family in families() {
+            let host = listen(family.bridge);
+            net.container(|| ALICE.connect(family.bridge)).unwrap();
+            host.accept().unwrap();
+            let beyond = net.service(|| listen(family.elsewhere));
+            net.container(|| ALICE.connect(family.elsewhere)).unwrap();
+            beyond.accept().unwrap();
+        }
+    });
+}

@@ -1,0 +1,122 @@
+//! Ways to the daemon's listener other than our redirect. The daemon finds
+//! out whose socket a peer is by the peer's port, so no connection may arrive
+//! under a port that is not its own.
+
+use std::net::SocketAddr;
+
+use crate::apply;
+use crate::common::net::{families, in_network};
+use crate::common::nft;
+use crate::common::user::{ALICE, DAEMON, ROOT, assert_refused, listen};
+
+const NOT_REDIRECTED: &str = "not redirected by us";
+const PORT_CHANGED: &str = "its source port was changed";
+
+fn with_port(addr: SocketAddr, port: u16) -> SocketAddr {
+    SocketAddr::new(addr.ip(), port)
+}
+
+#[test]
+fn nobody_connects_directly() {
+    in_network(|_| {
+        apply();
+        let daemons = families().map(|family| listen(family.listener));
+        for family in families() {
+            for user in [ROOT, ALICE, DAEMON] {
+                assert_refused(user.connect(family.listener));
+            }
+        }
+        nft::delete_commented(NOT_REDIRECTED);
+        for (family, daemon) in families().iter().zip(&daemons) {
+            ALICE.connect(family.listener).unwrap();
+            daemon.accept().unwrap();
+        }
+    });
+}
+
+#[test]
+fn nobody_connects_directly_by_switching_tracking_off() {
+    in_network(|_| {
+        apply();
+        nft::load(
+            "table inet foreign { chain raw {
+                type filter hook output priority -300; policy accept; notrack
+             }; }",
+        );
+        let _daemons = families().map(|family| listen(family.listener));
+        for family in families() {
+            assert_refused(ALICE.connect(family.listener));
+        }
+        nft::delete_commented(NOT_REDIRECTED);
+        for family in families() {
+            ALICE.connect(family.listener).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_foreign_nat_rule_does_not_lead_to_the_listener() {
+    in_network(|_| {
+        apply();
+        for family in families() {
+            let (ip, elsewhere) = (family.ip, family.elsewhere);
+            nft::load(&format!(
+                "table {ip} foreign {{ chain output {{
+                    type nat hook output priority -100; policy accept;
+                    {ip} daddr {} tcp dport {} redirect to :253
+                 }}; }}",
+                elsewhere.ip(),
+                elsewhere.port()
+            ));
+        }
+        let daemons = families().map(|family| listen(family.listener));
+        for family in families() {
+            assert_refused(ALICE.connect(family.elsewhere));
+        }
+        nft::delete_commented(NOT_REDIRECTED);
+        for (family, daemon) in families().iter().zip(&daemons) {
+            ALICE.connect(family.elsewhere).unwrap();
+            daemon.accept().unwrap();
+        }
+    });
+}
+
+/// A direct connection from a port makes nat give the next connection from
+/// that port to the service another one: that of whoever holds it.
+#[test]
+fn a_connection_under_a_changed_port_is_refused() {
+    in_network(|_| {
+        for (family, port) in families().iter().zip([40001, 40002]) {
+            apply();
+            // What stops the attack at its first step; the second must hold alone.
+            nft::delete_commented(NOT_REDIRECTED);
+            let from = with_port(family.client, port);
+            let daemon = listen(family.listener);
+            let _direct = ALICE.connect_from(from, family.listener).unwrap();
+            let (_held, peer) = daemon.accept().unwrap();
+            assert_eq!(peer, from);
+
+            assert_refused(ALICE.connect_from(from, family.service));
+            nft::delete_commented(PORT_CHANGED);
+            let _redirected = ALICE.connect_from(from, family.service).unwrap();
+            let (_stream, peer) = daemon.accept().unwrap();
+            assert_eq!(peer.ip(), from.ip());
+            assert_ne!(peer.port(), port, "the attack no longer changes the port");
+        }
+    });
+}
+
+#[test]
+fn a_refused_direct_connection_does_not_cost_the_next_client_its_port() {
+    in_network(|_| {
+        apply();
+        for (family, port) in families().iter().zip([40001, 40002]) {
+            let from = with_port(family.client, port);
+            let daemon = listen(family.listener);
+            assert_refused(ALICE.connect_from(from, family.listener));
+            let _honest = ROOT.connect_from(from, family.service).unwrap();
+            let (_stream, peer) = daemon.accept().unwrap();
+            assert_eq!(peer, from);
+        }
+    });
+}

@@ -1,0 +1,36 @@
+//! The kernel rules against a real kernel: what they do, what they stop, and
+//! how they are loaded, checked and removed. Each attack is shown to work once
+//! the one rule that stops it is taken out.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_wrap,
+    clippy::cast_possible_truncation
+)]
+
+mod cli;
+#[path = "../common/mod.rs"]
+mod common;
+mod escapes;
+mod forwarded;
+mod lifecycle;
+mod listener;
+mod redirect;
+mod verify;
+
+use imdsfw::ids::Uid;
+use imdsfw::intercept::RuleSet;
+
+use common::{net::families, user::DAEMON};
+
+/// The rules for both families, exempting [`DAEMON`].
+fn rule_set() -> RuleSet {
+    let services = families().map(|family| family.service);
+    RuleSet::new(&services, 253, Uid(DAEMON.uid)).unwrap()
+}
+
+fn apply() {
+    imdsfw::intercept::apply(&rule_set()).unwrap();
+}
