@@ -25,12 +25,7 @@ const FILTER: i32 = 0;
 /// What `apply` loads: comments for the reader, then one transaction that
 /// replaces the table, so that there is no moment without rules.
 pub fn render(rules: &RuleSet) -> String {
-    let mut text = format!(
-        "# imdsfw: sends connections for the metadata service through its firewall:\n\
-         # {rules}.\n\
-         # Everything else that is bound for the service, and whatever would reach it\n\
-         # or the listeners by another way, is refused at once.\n"
-    );
+    let mut text = String::from("# imdsfw: the kernel rules in front of the metadata service.\n");
     for destination in rules.destinations() {
         let _ = writeln!(
             text,
@@ -38,6 +33,12 @@ pub fn render(rules: &RuleSet) -> String {
             rules.listener(*destination)
         );
     }
+    let _ = writeln!(
+        text,
+        "# Only uid {}, the daemon's, reaches the service directly. Whatever else is\n\
+         # bound for its address, or for a listener by another way, is refused at once.",
+        rules.daemon_uid()
+    );
     let _ = write!(
         text,
         "add table inet {TABLE}\n\

@@ -325,6 +325,15 @@ mod tests {
     }
 
     #[test]
+    fn scripts_read_kind_place_and_line() {
+        let drifts = compare(&listing(&["a"]), &listing(&[]));
+        assert_eq!(
+            serde_json::to_string(&drifts).unwrap(),
+            r#"[{"kind":"missing","place":"chain output","line":"a"}]"#
+        );
+    }
+
+    #[test]
     fn a_comment_cannot_end_a_chain() {
         let blocks = listing(&["accept comment \"\t} {\"", "drop"]);
         assert_eq!(
