@@ -4,6 +4,8 @@
 // Each test crate uses its own part of it.
 #![allow(dead_code)]
 
+pub(crate) mod host;
+pub(crate) mod http;
 pub(crate) mod net;
 pub(crate) mod nft;
 pub(crate) mod user;

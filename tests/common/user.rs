@@ -19,7 +19,7 @@ use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 /// SYN: what has not been refused by then hangs.
 const AT_ONCE: Duration = Duration::from_millis(700);
 
-/// Whose socket it is; never a uid that is also the gid.
+/// Whose socket it is; root aside, never a uid that is also the gid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct User {
     pub(crate) uid: u32,
@@ -28,12 +28,29 @@ pub(crate) struct User {
 
 pub(crate) const ROOT: User = User { uid: 0, gid: 0 };
 pub(crate) const DAEMON: User = User {
+    uid: 64000,
+    gid: 64100,
+};
+pub(crate) const ALICE: User = User {
     uid: 4001,
     gid: 4100,
 };
-pub(crate) const ALICE: User = User {
-    uid: 5001,
-    gid: 5100,
+pub(crate) const BOB: User = User {
+    uid: 4002,
+    gid: 4200,
+};
+pub(crate) const INSTANCE_CONNECT: User = User {
+    uid: 4003,
+    gid: 4300,
+};
+pub(crate) const CWAGENT: User = User {
+    uid: 4004,
+    gid: 4400,
+};
+/// A uid without account.
+pub(crate) const STRANGER: User = User {
+    uid: 4009,
+    gid: 4900,
 };
 
 /// A TCP client before it connects.

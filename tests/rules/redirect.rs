@@ -146,7 +146,7 @@ fn the_mark_leaves_other_bits_alone() {
                 }
                 chain after {
                     type filter hook output priority 100; policy accept;
-                    meta skuid 4001 ct mark 0xab000060 counter name kept
+                    meta skuid 64000 ct mark 0xab000060 counter name kept
                 }
             }",
         );

@@ -49,11 +49,11 @@ fn each_rule_that_was_deleted_is_named_and_no_other() {
 fn another_uid_port_or_address_is_named() {
     in_network(|_| {
         let services = families().map(|family| family.service);
-        let other_uid = RuleSet::new(&services, 253, Uid(4002)).unwrap();
-        assert_eq!(changed(&other_uid, "skuid 4001", "skuid 4002"), (4, 4));
-        let other_port = RuleSet::new(&services, 254, Uid(4001)).unwrap();
+        let other_uid = RuleSet::new(&services, 253, Uid(64002)).unwrap();
+        assert_eq!(changed(&other_uid, "skuid 64000", "skuid 64002"), (4, 4));
+        let other_port = RuleSet::new(&services, 254, Uid(64000)).unwrap();
         assert_eq!(changed(&other_port, "253", "254"), (8, 8));
-        let one_family = RuleSet::new(&services[..1], 253, Uid(4001)).unwrap();
+        let one_family = RuleSet::new(&services[..1], 253, Uid(64000)).unwrap();
         let (missing, unexpected) = changed(&one_family, "", "");
         assert!(missing > 10 && unexpected == 0, "{missing} {unexpected}");
     });
@@ -64,7 +64,7 @@ fn whatever_was_added_is_named() {
     in_network(|_| {
         apply();
         nft::load(
-            "insert rule inet imdsfw nat_output meta skuid 5001 accept
+            "insert rule inet imdsfw nat_output meta skuid 4001 accept
              add rule inet imdsfw input tcp dport 1 drop
              add chain inet imdsfw extra { type filter hook output priority 7; policy drop; }
              add set inet imdsfw addresses { type ipv4_addr; elements = { 10.0.0.1 }; }",
@@ -72,7 +72,7 @@ fn whatever_was_added_is_named() {
         assert_eq!(
             drift(),
             [
-                "unexpected: chain nat_output: meta skuid 5001 accept",
+                "unexpected: chain nat_output: meta skuid 4001 accept",
                 "unexpected: chain input: tcp dport 1 drop",
                 "unexpected: set addresses",
                 "unexpected: set addresses: type ipv4_addr",

@@ -1,0 +1,285 @@
+//! A host with the firewall on it: accounts of its own, the simulated service
+//! behind the veth, the rules loaded and the real daemon running.
+
+use std::fs::{self, Permissions};
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::net::Net;
+use super::user::{ALICE, BOB, CWAGENT, DAEMON, INSTANCE_CONNECT};
+
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_imdsfw");
+/// For a daemon or simulator to be ready or gone; none takes this long.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Everything a test may want otherwise.
+pub(crate) struct Setup {
+    /// The one policy file.
+    pub(crate) policy: String,
+    /// Appended to the config.
+    pub(crate) config: String,
+    /// Further arguments of `imdsfw sim`.
+    pub(crate) sim: Vec<&'static str>,
+    /// Whether the simulated service runs.
+    pub(crate) service: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            policy: include_str!("../../policies/multi-user.toml").into(),
+            config: String::new(),
+            sim: Vec::new(),
+            service: true,
+        }
+    }
+}
+
+pub(crate) struct Host<'a> {
+    net: &'a Net,
+    dir: TempDir,
+    sim: Option<Child>,
+    daemon: Option<Child>,
+}
+
+impl<'a> Host<'a> {
+    /// Prepares accounts, files, service and rules, and starts the daemon.
+    pub(crate) fn start(net: &'a Net, setup: &Setup) -> Self {
+        let mut host = Self::prepare(net, setup);
+        host.run("rules apply");
+        host.start_daemon();
+        host
+    }
+
+    /// All but rules and daemon.
+    pub(crate) fn prepare(net: &'a Net, setup: &Setup) -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("imdsfw-test-")
+            .tempdir()
+            .unwrap();
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+        let mut host = Self {
+            net,
+            dir,
+            sim: None,
+            daemon: None,
+        };
+        host.provide_accounts();
+        fs::create_dir(host.path("policy.d")).unwrap();
+        fs::create_dir(host.path("log")).unwrap();
+        chown(host.path("log"), Some(DAEMON.uid), Some(DAEMON.gid)).unwrap();
+        host.write_policy(&setup.policy);
+        host.write_config(&setup.config);
+        if setup.service {
+            host.start_service(&setup.sim);
+        }
+        host
+    }
+
+    /// In the test's own mount namespace, so that NSS knows the test's people.
+    fn provide_accounts(&self) {
+        let people = [
+            ("imdsfw", DAEMON),
+            ("alice", ALICE),
+            ("bob", BOB),
+            ("ec2-instance-connect", INSTANCE_CONNECT),
+            ("cwagent", CWAGENT),
+        ];
+        let mut passwd = String::from("root:x:0:0:root:/root:/bin/sh\n");
+        let mut group = String::from("root:x:0:\nops:x:7000:alice\nstaff:x:7001:alice,bob\n");
+        for (name, user) in people {
+            passwd += &format!("{name}:x:{}:{}::/nonexistent:/bin/sh\n", user.uid, user.gid);
+            group += &format!("g-{name}:x:{}:\n", user.gid);
+        }
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let none: Option<&str> = None;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        for (file, text) in [("passwd", passwd), ("group", group)] {
+            let ours = self.path(file);
+            fs::write(&ours, text).unwrap();
+            mount(
+                Some(&ours),
+                &Path::new("/etc").join(file),
+                none,
+                MsFlags::MS_BIND,
+                none,
+            )
+            .unwrap();
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn config(&self) -> PathBuf {
+        self.path("imdsfw.toml")
+    }
+
+    pub(crate) fn write_policy(&self, text: &str) {
+        fs::write(self.path("policy.d/50-test.toml"), text).unwrap();
+    }
+
+    /// `more` comes behind the tables below; keys of theirs can be given there
+    /// as `audit.on_failure = …` cannot: use a drop-in.
+    pub(crate) fn write_config(&self, more: &str) {
+        let dir = self.dir.path().display();
+        let text = format!(
+            "schema = 1\nuser = \"imdsfw\"\n\
+             policy.directories = [\"{dir}/policy.d\"]\n\
+             audit.file = \"{dir}/log/audit.jsonl\"\n\
+             control.socket = \"{dir}/control.sock\"\n\
+             state.directory = \"{dir}/state\"\n\
+             limits.enabled = false\n{more}\n"
+        );
+        fs::write(self.config(), text).unwrap();
+    }
+
+    pub(crate) fn start_service(&mut self, arguments: &[&str]) {
+        let log = self.path("sim.log");
+        let mut sim = self.net.service(|| {
+            Command::new(BINARY)
+                .args([
+                    "sim",
+                    "--listen",
+                    "169.254.169.254:80",
+                    "[fd00:ec2::254]:80",
+                ])
+                .arg("--request-log")
+                .arg(log)
+                .args(arguments)
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap()
+        });
+        let mut lines = BufReader::new(sim.stdout.take().unwrap()).lines();
+        for _ in 0..2 {
+            let line = lines.next().expect("the simulator ended").unwrap();
+            assert!(line.starts_with("listening on "), "{line}");
+        }
+        self.sim = Some(sim);
+    }
+
+    pub(crate) fn stop_service(&mut self) {
+        if let Some(mut sim) = self.sim.take() {
+            sim.kill().unwrap();
+            sim.wait().unwrap();
+        }
+    }
+
+    /// Runs `imdsfw WORDS --config …` on the host; it must succeed.
+    pub(crate) fn run(&self, words: &str) {
+        let output = self.command(words).output().unwrap();
+        assert!(
+            output.status.success(),
+            "{words}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    /// `imdsfw WORDS --config …`.
+    pub(crate) fn command(&self, words: &str) -> Command {
+        let mut command = Command::new(BINARY);
+        command
+            .args(words.split(' '))
+            .arg("--config")
+            .arg(self.config());
+        command
+    }
+
+    /// Starts the daemon and returns when it says that it serves.
+    pub(crate) fn start_daemon(&mut self) {
+        let name = self.path("notify.sock");
+        let _ = fs::remove_file(&name);
+        let notify = UnixDatagram::bind(&name).unwrap();
+        fs::set_permissions(&name, Permissions::from_mode(0o777)).unwrap();
+        notify.set_read_timeout(Some(PATIENCE)).unwrap();
+        let daemon = self
+            .command("run")
+            .env("NOTIFY_SOCKET", &name)
+            .spawn()
+            .unwrap();
+        self.daemon = Some(daemon);
+        let mut state = [0; 64];
+        let len = notify.recv(&mut state).expect("the daemon is not ready");
+        assert_eq!(&state[..len], b"READY=1");
+    }
+
+    pub(crate) fn daemon_pid(&self) -> Pid {
+        Pid::from_raw(self.daemon.as_ref().unwrap().id().try_into().unwrap())
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub(crate) fn stop_daemon(&mut self) {
+        kill(self.daemon_pid(), Signal::SIGTERM).unwrap();
+        let mut daemon = self.daemon.take().unwrap();
+        assert!(daemon.wait().unwrap().success(), "the daemon ends cleanly");
+    }
+
+    /// Every whole record in the log now.
+    pub(crate) fn audit(&self) -> Vec<Value> {
+        json_lines(&self.path("log/audit.jsonl"))
+    }
+
+    /// The records of requests and refused connections, once there are `count`.
+    pub(crate) fn records(&self, count: usize) -> Vec<Value> {
+        wait_for(&format!("{count} records"), || {
+            let records: Vec<_> = self
+                .audit()
+                .into_iter()
+                .filter(|it| it["event"] == "request" || it["event"] == "connection.refused")
+                .collect();
+            (records.len() >= count).then_some(records)
+        })
+    }
+
+    /// What the service received, by event: `connection` or `request`.
+    pub(crate) fn seen_by_service(&self, event: &str) -> Vec<Value> {
+        let mut seen = json_lines(&self.path("sim.log"));
+        seen.retain(|line| line["event"] == event);
+        seen
+    }
+}
+
+impl Drop for Host<'_> {
+    fn drop(&mut self) {
+        for child in [&mut self.daemon, &mut self.sim] {
+            if let Some(child) = child {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
+    }
+}
+
+/// Polls for what another process is about to do.
+pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn json_lines(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}

@@ -1,0 +1,129 @@
+//! HTTP by hand, so that a test sends exactly the bytes it means and sees
+//! exactly the bytes that come back.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use super::user::User;
+
+pub(crate) const V4: &str = "169.254.169.254:80";
+pub(crate) const V6: &str = "[fd00:ec2::254]:80";
+
+/// Longer than the daemon's longest deadline.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What came back; `status` 0 where the connection was closed without an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    /// Status line and headers as sent.
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().skip(1).find_map(|line| {
+            let (sent, value) = line.split_once(':')?;
+            sent.eq_ignore_ascii_case(name).then_some(value.trim())
+        })
+    }
+}
+
+/// A connection of `user` to the service.
+pub(crate) fn connect(user: User, to: &str) -> TcpStream {
+    let to: SocketAddr = to.parse().unwrap();
+    let stream = user.connect(to).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// Sends these bytes on a connection of their own; reads until its end.
+pub(crate) fn raw(user: User, to: &str, bytes: &[u8]) -> Answer {
+    let mut stream = connect(user, to);
+    // Refused bytes may be met by a reset while they are sent.
+    let _ = stream.write_all(bytes);
+    read_answer(&mut stream).unwrap()
+}
+
+/// One GET on a connection of its own.
+pub(crate) fn get(user: User, to: &str, path: &str, token: Option<&str>) -> Answer {
+    raw(
+        user,
+        to,
+        request("GET", to, path, token, "close").as_bytes(),
+    )
+}
+
+/// A token for `user`, of `ttl` seconds.
+pub(crate) fn token(user: User, to: &str, ttl: u32) -> String {
+    let answer = raw(user, to, put(to, ttl).as_bytes());
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.body
+}
+
+pub(crate) fn put(to: &str, ttl: u32) -> String {
+    let host = to.strip_suffix(":80").unwrap();
+    format!(
+        "PUT /latest/api/token HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\
+         X-aws-ec2-metadata-token-ttl-seconds: {ttl}\r\n\r\n"
+    )
+}
+
+pub(crate) fn request(
+    method: &str,
+    to: &str,
+    path: &str,
+    token: Option<&str>,
+    connection: &str,
+) -> String {
+    let host = to.strip_suffix(":80").unwrap();
+    let token = token.map_or(String::new(), |it| {
+        format!("X-aws-ec2-metadata-token: {it}\r\n")
+    });
+    format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: {connection}\r\n{token}\r\n")
+}
+
+/// Reads one answer: by its Content-Length, else to the end.
+pub(crate) fn read_answer(stream: &mut TcpStream) -> io::Result<Answer> {
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        if let Some(answer) = whole(&bytes) {
+            return Ok(answer);
+        }
+        match stream.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(len) => bytes.extend(&chunk[..len]),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
+            Err(error) => return Err(error),
+        }
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    Ok(Answer {
+        status: status(head),
+        head: head.into(),
+        body: body.into(),
+    })
+}
+
+fn whole(bytes: &[u8]) -> Option<Answer> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let answer = Answer {
+        status: status(head),
+        head: head.into(),
+        body: body.into(),
+    };
+    let length: usize = answer.header("content-length")?.parse().ok()?;
+    (body.len() >= length).then_some(answer)
+}
+
+fn status(head: &str) -> u16 {
+    head.split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .unwrap_or(0)
+}

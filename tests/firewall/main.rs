@@ -1,0 +1,15 @@
+//! The whole firewall on a host: real kernel, real rules, real daemon, the
+//! simulated service behind a veth, and users with sockets of their own.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::cast_possible_wrap,
+    clippy::cast_possible_truncation
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod scenes;
