@@ -35,6 +35,8 @@ pub mod config;
 #[forbid(unsafe_code)]
 pub mod daemon;
 #[forbid(unsafe_code)]
+pub mod demo;
+#[forbid(unsafe_code)]
 pub mod diagnose;
 #[forbid(unsafe_code)]
 pub mod ids;
