@@ -41,6 +41,8 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     if !geteuid().is_root() {
         return Err(StartError::NotRoot);
     }
+    // Also where it was started through another name.
+    let _ = nix::sys::prctl::set_name(c"imdsfw");
     let rules = RuleSet::from_config(config).map_err(StartError::RuleSet)?;
     let drift = intercept::verify(&rules).map_err(StartError::Verify)?;
     if !drift.is_empty() {

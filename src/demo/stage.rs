@@ -11,6 +11,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -247,6 +248,7 @@ fn start_service(namespace: &File) -> Result<Child, DemoError> {
     let host = File::open(host).map_err(file(host))?;
     enter(namespace)?;
     let started = Command::new(SELF)
+        .arg0("imdsfw")
         .args([
             "sim",
             "--listen",
