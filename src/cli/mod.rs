@@ -4,6 +4,7 @@
 mod check;
 mod demo;
 mod explain;
+mod inputs;
 mod rules;
 mod run;
 mod sim;
