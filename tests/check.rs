@@ -436,6 +436,23 @@ fn tests_are_run_and_counted() {
 }
 
 #[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let host = Host::new();
+    host.write("etc/20-site.toml", GOOD);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = Command::new(env!("CARGO_BIN_EXE_imdsfw"))
+        .arg("test")
+        .arg("--config")
+        .arg(host.path("imdsfw.toml"))
+        .stdout(writer)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
 fn explain_says_what_holds_and_why() {
     let host = Host::new();
     host.write("etc/20-site.toml", GOOD);

@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use nix::unistd;
 use serde_json::json;
 
 use super::inputs::{self, Inputs};
-use super::{ConfigArg, Outcome};
+use super::{ConfigArg, Outcome, print};
 use crate::config::trusted::Replacement;
 use crate::diagnose::{Diagnostics, Severity, Source};
 use crate::policy::{Name, Policy};
@@ -85,28 +86,29 @@ pub(super) fn run(args: Args) -> Outcome {
             "tests": tests,
             "diagnostics": found,
         });
-        println!("{result}");
+        print(&format!("{result}\n"))?;
     } else {
         inputs::show(&found);
         match &policy {
-            Some(policy) if ok => report(policy, &files, tests),
-            _ => eprintln!("imdsfw: {}", count(&found)),
+            Some(policy) if ok => print(&report(policy, &files, tests))?,
+            _ => eprintln!("\nimdsfw: {}", count(&found)),
         }
     }
     Ok(ExitCode::from(u8::from(!ok)))
 }
 
-fn report(policy: &Policy, files: &[std::sync::Arc<Source>], tests: usize) {
-    println!(
-        "ok: {}, {}, {} passed",
+fn report(policy: &Policy, files: &[Arc<Source>], tests: usize) -> String {
+    let none = match files {
+        [] => "there are no policy files: the default alone decides\n",
+        _ => "",
+    };
+    format!(
+        "ok: {}, {}, {} passed\n{}\n{none}",
         plural(files.len(), "policy file"),
         plural(policy.len(), "rule"),
-        plural(tests, "test")
-    );
-    println!("{}", policy.hash());
-    if files.is_empty() {
-        println!("there are no policy files: the default alone decides");
-    }
+        plural(tests, "test"),
+        policy.hash()
+    )
 }
 
 fn count(found: &Diagnostics) -> String {
@@ -116,7 +118,7 @@ fn count(found: &Diagnostics) -> String {
         .count();
     let warnings = found.iter().count() - errors;
     format!(
-        "{}, {}; nothing of this would be taken",
+        "{}, {}: refused as a whole",
         plural(errors, "error"),
         plural(warnings, "warning")
     )

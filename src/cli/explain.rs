@@ -7,7 +7,7 @@ use nix::unistd;
 use serde_json::json;
 
 use super::inputs::{self, Inputs};
-use super::{ConfigArg, Outcome};
+use super::{ConfigArg, Outcome, print};
 use crate::caller::accounts;
 use crate::config::{Config, Mode};
 use crate::diagnose::{Diagnostics, plain_text, wrap};
@@ -66,10 +66,11 @@ pub(super) fn run(args: Args) -> Outcome {
     });
     let Some((config, policy)) = loaded else {
         if args.json {
-            println!("{}", json!({ "verdict": null, "diagnostics": found }));
+            let answer = json!({ "verdict": null, "diagnostics": found });
+            print(&format!("{answer}\n"))?;
         } else {
             inputs::show(&found);
-            eprintln!("imdsfw: there is no policy to judge by, because of the errors above");
+            eprintln!("\nimdsfw: there is no policy to judge by, because of the errors above");
         }
         return Ok(ExitCode::from(3));
     };
@@ -79,9 +80,10 @@ pub(super) fn run(args: Args) -> Outcome {
     };
     let answer = Answer::new(&args, &subject, &config, &policy);
     if args.json {
-        println!("{}", answer.json(&args, &subject, &config, &policy));
+        let answer = answer.json(&args, &subject, &config, &policy);
+        print(&format!("{answer}\n"))?;
     } else {
-        answer.print(&args, &subject, &config);
+        print(&answer.text(&args, &subject, &config))?;
     }
     Ok(ExitCode::from(u8::from(!answer.allowed)))
 }
@@ -205,10 +207,6 @@ impl Answer {
         }
     }
 
-    fn verdict(&self) -> &'static str {
-        if self.allowed { "allow" } else { "deny" }
-    }
-
     fn json(
         &self,
         args: &Args,
@@ -228,7 +226,7 @@ impl Answer {
             facts.groups.iter().map(name).collect::<Vec<_>>()
         });
         json!({
-            "verdict": self.verdict(),
+            "verdict": if self.allowed { "allow" } else { "deny" },
             "reason": self.reason,
             "because": self.because,
             "rule": self.rule.as_deref(),
@@ -251,43 +249,35 @@ impl Answer {
         })
     }
 
-    fn print(&self, args: &Args, subject: &Subject, config: &Config) {
+    fn text(&self, args: &Args, subject: &Subject, config: &Config) -> String {
+        let caller = match &subject.account {
+            Account::Known(facts) => format!("{} (uid {})", facts.user, subject.uid),
+            Account::Undecidable => format!("uid {} (account unknown)", subject.uid),
+        };
         let path = self
             .path
             .as_ref()
-            .map_or(args.path.as_str(), |path| path.as_str());
-        let caller = match &subject.account {
-            Account::Known(facts) => format!("{} (uid {})", facts.user, subject.uid),
-            Account::Undecidable => format!("uid {}, whose account is unknown,", subject.uid),
-        };
+            .map_or(args.path.as_str(), CanonicalPath::as_str);
         let token = if args.v1 { " without token" } else { "" };
-        let verdict = self.verdict().to_uppercase();
-        say(
-            "",
-            &format!("{verdict}  {caller} {} {path}{token}", args.method),
-        );
-        say("  ", &format!("because {}", self.because));
+        let mark = if self.allowed { "ALLOW  " } else { "DENY  " };
+        let mut out = paragraph(mark, &format!("{caller} {} {path}{token}", args.method));
+        out += &paragraph("  ", &format!("because {}", self.because));
         if let Some(path) = &self.path {
-            say(
+            out += &paragraph(
                 "  ",
                 &format!("the path is of class {}", path.class().as_str()),
             );
         }
         if !self.allowed && config.policy.mode == Mode::Observe && !self.enforce {
-            say(
-                "  ",
-                "the mode is observe: the request passes, and this is recorded",
-            );
+            out += "  the mode is observe: what the policy denies is recorded, not refused\n";
         }
         if !self.steps.is_empty() {
-            println!("\nrules, in their order:");
+            out += "\nrules, in their order:\n";
         }
-        for run in self
-            .steps
-            .chunk_by(|a, b| a.why == Why::Path && b.why == Why::Path)
-        {
-            match run {
-                [first, .., last] if run.len() > SHOWN_IN_A_ROW => say(
+        let both_elsewhere = |a: &Step, b: &Step| a.why == Why::Path && b.why == Why::Path;
+        for run in self.steps.chunk_by(both_elsewhere) {
+            out += &match run {
+                [first, .., last] if run.len() > SHOWN_IN_A_ROW => paragraph(
                     "  -  ",
                     &format!(
                         "{} rules about other paths, \"{}\" to \"{}\"",
@@ -296,13 +286,14 @@ impl Answer {
                         last.rule
                     ),
                 ),
-                _ => run.iter().for_each(print_step),
-            }
+                _ => run.iter().map(step_text).collect(),
+            };
         }
+        out
     }
 }
 
-fn print_step(step: &Step) {
+fn step_text(step: &Step) -> String {
     let (mark, why) = match &step.why {
         Why::Decides => ("  =  ", "decides".to_owned()),
         Why::Path => ("  -  ", "is about other paths".to_owned()),
@@ -310,15 +301,16 @@ fn print_step(step: &Step) {
         Why::Except(principal) => ("  -  ", format!("excepts the caller: {principal}")),
         Why::Undecidable(name) => ("  ?  ", format!("hangs on {name}, which is not known")),
     };
-    say(mark, &format!("\"{}\" {why}", step.rule));
-    say("     ", &step.place);
+    paragraph(mark, &format!("\"{}\" {why}", step.rule)) + &paragraph("     ", &step.place)
 }
 
-/// Prints a paragraph, 80 columns wide, its first line behind `mark`.
-fn say(mark: &str, text: &str) {
+/// Lines of at most 80 columns, the first of them behind `mark`.
+fn paragraph(mark: &str, text: &str) -> String {
     let indent = " ".repeat(mark.len());
-    let width = 80 - mark.len();
-    for (at, line) in wrap(&plain_text(text), width).lines().enumerate() {
-        println!("{}{line}", if at == 0 { mark } else { &indent });
-    }
+    let wrapped = wrap(&plain_text(text), 80 - mark.len());
+    wrapped
+        .lines()
+        .enumerate()
+        .map(|(at, line)| format!("{}{line}\n", if at == 0 { mark } else { &indent }))
+        .collect()
 }

@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::inputs::{self, Inputs};
-use super::{ConfigArg, Outcome};
+use super::{ConfigArg, Outcome, print};
 use crate::config::Action;
 use crate::diagnose::{Diagnostics, plain_text};
-use crate::policy::{Case, Draft, Proof};
+use crate::policy::{Case, Proof};
 
 /// Run the policy's own tests, its [[test]] tables.
 ///
@@ -40,69 +40,48 @@ pub(super) fn run(args: Args) -> Outcome {
     let draft = inputs.load(&mut found).and_then(|loaded| loaded.draft);
     let Some(draft) = draft else {
         if args.json {
-            println!(
-                "{}",
-                json!({ "passed": 0, "failed": 0, "tests": [], "diagnostics": found })
-            );
+            let result = json!({ "passed": 0, "failed": 0, "tests": [], "diagnostics": found });
+            print(&format!("{result}\n"))?;
         } else {
             inputs::show(&found);
-            eprintln!("imdsfw: no test was run, because of the errors above");
+            eprintln!("\nimdsfw: no test was run, because of the errors above");
         }
         return Ok(ExitCode::FAILURE);
     };
-    let failed = draft.proofs().filter(|(_, proof)| !proof.passed).count();
+    let proofs: Vec<_> = draft.proofs().collect();
+    let failed = proofs.iter().filter(|(_, proof)| !proof.passed).count();
     if args.json {
-        print_json(&draft, &found);
+        let result = json!({
+            "passed": proofs.len() - failed,
+            "failed": failed,
+            "tests": proofs.iter().map(|(case, proof)| one(case, proof)).collect::<Vec<_>>(),
+            "diagnostics": found,
+        });
+        print(&format!("{result}\n"))?;
     } else {
-        print_lines(&draft);
+        if proofs.is_empty() {
+            eprintln!("imdsfw: there are no [[test]] tables; a policy without any is unproven");
+        }
+        let lines: String = proofs
+            .iter()
+            .map(|(case, proof)| lines(case, proof))
+            .collect();
+        let passed = proofs.len() - failed;
+        print(&format!("{lines}{passed} passed, {failed} failed\n"))?;
     }
     Ok(ExitCode::from(u8::from(failed > 0)))
 }
 
-fn print_lines(draft: &Draft) {
-    let (mut passed, mut failed) = (0, 0);
-    for (case, proof) in draft.proofs() {
-        if proof.passed {
-            passed += 1;
-            println!(
-                "ok    {:<5} {}",
-                word(case.expect),
-                plain_text(&case.request())
-            );
-        } else {
-            failed += 1;
-            println!(
-                "FAIL  {:<5} {}",
-                word(case.expect),
-                plain_text(&case.request())
-            );
-            println!(
-                "      {}: got {} {}",
-                case.place,
-                word(proof.got),
-                plain_text(&proof.why)
-            );
-        }
+fn lines(case: &Case, proof: &Proof) -> String {
+    let request = plain_text(&case.request());
+    let expect = word(case.expect);
+    if proof.passed {
+        return format!("ok    {expect:<5} {request}\n");
     }
-    if passed + failed == 0 {
-        eprintln!("imdsfw: there are no [[test]] tables; a policy without any is unproven");
-    }
-    println!("{passed} passed, {failed} failed");
-}
-
-fn print_json(draft: &Draft, found: &Diagnostics) {
-    let tests: Vec<_> = draft
-        .proofs()
-        .map(|(case, proof)| one(case, &proof))
-        .collect();
-    let failed = draft.proofs().filter(|(_, proof)| !proof.passed).count();
-    let result = json!({
-        "passed": tests.len() - failed,
-        "failed": failed,
-        "tests": tests,
-        "diagnostics": found,
-    });
-    println!("{result}");
+    let place = plain_text(&case.place.to_string());
+    let got = word(proof.got);
+    let why = plain_text(&proof.why);
+    format!("FAIL  {expect:<5} {request}\n      {place}: got {got} {why}\n")
 }
 
 fn one(case: &Case, proof: &Proof) -> serde_json::Value {
