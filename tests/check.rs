@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -155,6 +156,42 @@ fn a_config_that_cannot_be_read() {
     fs::remove_file(host.path("imdsfw.toml")).unwrap();
     symlink("imdsfw.toml", host.path("imdsfw.toml")).unwrap();
     host.refuses("imdsfw.toml:1:1", "", "expected to be able to read this");
+}
+
+#[test]
+fn a_user_who_may_not_read_the_files_is_told_so() {
+    let host = Host::new();
+    host.write("etc/20-site.toml", GOOD);
+    set_mode(host.root.path(), 0o755);
+    // Where the build directory is closed to others, so is the binary.
+    let binary = host.path("imdsfw");
+    fs::copy(env!("CARGO_BIN_EXE_imdsfw"), &binary).unwrap();
+    let run = |args: &[&str]| {
+        Command::new(&binary)
+            .args(args)
+            .arg("--config")
+            .arg(host.path("imdsfw.toml"))
+            .uid(65_533)
+            .gid(65_532)
+            .output()
+            .unwrap()
+    };
+    assert_eq!(run(&["check"]).status.code(), Some(0));
+    set_mode(&host.path("etc/20-site.toml"), 0o600);
+    let output = run(&["check"]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let place = format!("--> {}:1:1\n", host.path("etc/20-site.toml").display());
+    assert!(text.contains(&place), "{text}");
+    assert!(
+        text.contains("^ expected to be able to read this"),
+        "{text}"
+    );
+    assert!(text.contains("run this as root"), "{text}");
+    assert_eq!(
+        run(&["explain", "/latest/user-data"]).status.code(),
+        Some(3)
+    );
 }
 
 #[test]

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use nix::unistd;
 use serde_json::json;
 
-use super::inputs::{self, Inputs};
+use super::inputs;
 use super::{ConfigArg, Outcome, print};
 use crate::caller::accounts;
-use crate::config::{Config, Mode};
+use crate::config::{Config, Mode, load_policy};
 use crate::diagnose::{Diagnostics, plain_text, wrap};
 use crate::ids::Uid;
 use crate::policy::{Account, DenyCause, Policy, Step, Subject, Verdict, Why};
@@ -55,14 +55,11 @@ pub(super) fn run(args: Args) -> Outcome {
         eprintln!("imdsfw: no account is called {name}; give its uid, or another name");
         return Ok(ExitCode::from(2));
     };
-    let inputs = Inputs {
-        config: args.config.config.clone(),
-        ..Inputs::default()
-    };
     let mut found = Diagnostics::new();
-    let loaded = inputs.load(&mut found).and_then(|loaded| {
-        let policy = loaded.draft?.prove(&mut found)?;
-        Some((loaded.config, policy))
+    let config = Config::load_with(&args.config.config, &[], &mut found);
+    let loaded = config.and_then(|config| {
+        let loaded = load_policy(&config, &mut found)?;
+        Some((config, loaded.policy))
     });
     let Some((config, policy)) = loaded else {
         if args.json {

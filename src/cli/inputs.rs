@@ -1,4 +1,4 @@
-//! The config and policy files that `check`, `explain` and `test` read.
+//! The config and policy files that `check` and `test` read.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -20,7 +20,6 @@ pub(super) struct Inputs {
 
 /// What was read.
 pub(super) struct Loaded {
-    pub(super) config: Config,
     pub(super) sources: Vec<Arc<Source>>,
     /// `None` when any error was recorded.
     pub(super) draft: Option<Draft>,
@@ -37,11 +36,7 @@ impl Inputs {
             read_policy_files(&self.files, found)
         };
         let draft = Draft::parse(&sources, config.provider, config.policy.default, found);
-        Some(Loaded {
-            config,
-            sources,
-            draft,
-        })
+        Some(Loaded { sources, draft })
     }
 
     /// A replacement that stands in for nothing would be checked by nobody.

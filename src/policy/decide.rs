@@ -3,8 +3,7 @@
 use super::index::Candidates;
 use super::names::{Asker, Holdings, NameId, Names};
 use super::rule::{JudgedPath, Rule, Status};
-use super::{DenyCause, Policy, Subject, Verdict};
-use crate::config::Action;
+use super::{Action, DenyCause, Policy, Subject, Verdict};
 use crate::request::CanonicalPath;
 
 /// How often a verdict about unknown names may part in two before it is given
