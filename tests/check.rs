@@ -165,7 +165,14 @@ fn a_user_who_may_not_read_the_files_is_told_so() {
     set_mode(host.root.path(), 0o755);
     // Where the build directory is closed to others, so is the binary.
     let binary = host.path("imdsfw");
-    fs::copy(env!("CARGO_BIN_EXE_imdsfw"), &binary).unwrap();
+    // Copied by a process of its own: a descriptor open for writing, inherited
+    // by what another thread starts meanwhile, would keep it from being run.
+    let copied = Command::new("cp")
+        .arg(env!("CARGO_BIN_EXE_imdsfw"))
+        .arg(&binary)
+        .status()
+        .unwrap();
+    assert!(copied.success());
     let run = |args: &[&str]| {
         Command::new(&binary)
             .args(args)
@@ -345,6 +352,16 @@ fn two_errors_come_at_once_each_at_its_place() {
     for key in ["file", "severity", "message", "expected"] {
         assert!(found[0][key].is_string(), "{result}");
     }
+}
+
+#[test]
+fn errors_of_the_config_hide_none_of_the_policy() {
+    let host = Host::new();
+    let config = fs::read_to_string(host.path("imdsfw.toml")).unwrap();
+    host.write("imdsfw.toml", &format!("{config}watch = 1\n"));
+    host.write("etc/20-site.toml", &GOOD.replace("user:root", "root"));
+    host.refuses("imdsfw.toml:3:9", "1", "expected true or false");
+    host.refuses("etc/20-site.toml:4:8", "\"root\"", "expected user:NAME");
 }
 
 #[test]

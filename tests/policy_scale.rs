@@ -41,13 +41,16 @@ fn rules(n: usize, of: impl Fn(usize) -> (String, String)) -> String {
         .collect()
 }
 
+/// The policy and the quickest of three loads.
 fn load(text: &str) -> (Policy, Duration) {
-    let mut found = Diagnostics::new();
-    let source = Source::new("big.toml", text);
-    let start = Instant::now();
-    let policy = Policy::parse(&[source], Provider::Aws, Action::Deny, &mut found);
-    let took = start.elapsed();
-    (policy.unwrap_or_else(|| panic!("{found}")), took)
+    let loads = (0..3).map(|_| {
+        let mut found = Diagnostics::new();
+        let source = Source::new("big.toml", text);
+        let start = Instant::now();
+        let policy = Policy::parse(&[source], Provider::Aws, Action::Deny, &mut found);
+        (policy.unwrap_or_else(|| panic!("{found}")), start.elapsed())
+    });
+    loads.min_by_key(|(_, took)| *took).unwrap()
 }
 
 fn person(user: String) -> Subject {

@@ -59,15 +59,13 @@ pub(super) fn run(args: Args) -> Outcome {
         replacements: args.replace,
     };
     let mut found = Diagnostics::new();
+    let loaded = inputs.load(&mut found);
+    let files = loaded.sources;
     let mut tests = 0;
-    let mut files = Vec::new();
     let mut policy = None;
-    if let Some(loaded) = inputs.load(&mut found) {
-        files = loaded.sources;
-        if let Some(draft) = loaded.draft {
-            tests = draft.proofs().count();
-            policy = draft.prove(&mut found);
-        }
+    if let Some(draft) = loaded.draft {
+        tests = draft.proofs().count();
+        policy = draft.prove(&mut found);
     }
     if let Some(policy) = &policy {
         warn_of_strangers(policy, &mut found);

@@ -26,9 +26,10 @@ pub(super) struct Loaded {
 }
 
 impl Inputs {
-    /// Reads everything; `None` when the config has an error.
-    pub(super) fn load(&self, found: &mut Diagnostics) -> Option<Loaded> {
-        let config = Config::load_with(&self.config, &self.replacements, found)?;
+    /// Reads everything, also the policy behind a config with errors, so that
+    /// all errors come at once.
+    pub(super) fn load(&self, found: &mut Diagnostics) -> Loaded {
+        let config = Config::survey(&self.config, &self.replacements, found);
         self.refuse_strays(&config, found);
         let sources = if self.files.is_empty() {
             read_policy(&config, &self.replacements, found)
@@ -36,7 +37,7 @@ impl Inputs {
             read_policy_files(&self.files, found)
         };
         let draft = Draft::parse(&sources, config.provider, config.policy.default, found);
-        Some(Loaded { sources, draft })
+        Loaded { sources, draft }
     }
 
     /// A replacement that stands in for nothing would be checked by nobody.

@@ -37,8 +37,7 @@ pub(super) fn run(args: Args) -> Outcome {
         ..Inputs::default()
     };
     let mut found = Diagnostics::new();
-    let draft = inputs.load(&mut found).and_then(|loaded| loaded.draft);
-    let Some(draft) = draft else {
+    let Some(draft) = inputs.load(&mut found).draft else {
         if args.json {
             let result = json!({ "passed": 0, "failed": 0, "tests": [], "diagnostics": found });
             print(&format!("{result}\n"))?;

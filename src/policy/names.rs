@@ -69,6 +69,10 @@ impl Names {
         self.list.iter().map(|(name, place)| (name, place))
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
+    }
+
     fn is_user(&self, id: NameId) -> bool {
         matches!(self.get(id), Some(Name::User(_)))
     }
