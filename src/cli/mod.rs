@@ -4,11 +4,13 @@
 mod check;
 mod demo;
 mod explain;
+mod inputs;
 mod rules;
 mod run;
 mod sim;
 mod test;
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -71,4 +73,14 @@ pub fn main() -> ExitCode {
         eprintln!("imdsfw: {error}");
         ExitCode::FAILURE
     })
+}
+
+/// Prints to standard output. A reader that has seen enough, such as `head`,
+/// is no error.
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
 }

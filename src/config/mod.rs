@@ -12,7 +12,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use parse::drop_in_directory;
-pub use policy_files::{read_policy, read_policy_files};
+pub use policy_files::{LoadedPolicy, load_policy, read_policy, read_policy_files};
+
+pub use crate::policy::Action;
 
 use crate::provider::Provider;
 
@@ -78,16 +80,6 @@ pub enum Mode {
     Enforce,
     /// The client gets what the service would answer; the verdict is recorded.
     Observe,
-}
-
-/// What a rule, or the default, says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Action {
-    /// Let the request through.
-    Allow,
-    /// Refuse it.
-    Deny,
 }
 
 /// Who mints the tokens that clients present.

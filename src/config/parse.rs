@@ -34,7 +34,16 @@ impl Config {
         replacements: &[Replacement],
         found: &mut Diagnostics,
     ) -> Option<Self> {
+        let config = Self::survey(path, replacements, found);
+        (!found.has_errors()).then_some(config)
+    }
+
+    /// [`Config::load_with`] that goes on after errors, to look for more of
+    /// them in the policy. Where any was recorded, the result is good for
+    /// nothing else; it then names only directories that were well written.
+    pub fn survey(path: &Path, replacements: &[Replacement], found: &mut Diagnostics) -> Self {
         let mut sources = Vec::new();
+        let mut refused = false;
         match trusted::read(path, replacements, found) {
             Reading::Text(source) => sources.push(source),
             Reading::Absent if path == Path::new(DEFAULT_PATH) => {}
@@ -48,25 +57,38 @@ impl Config {
                     .help(format!(
                         "without `--config`, {DEFAULT_PATH} is read where there is one"
                     ));
+                refused = true;
             }
-            Reading::Refused => {}
+            Reading::Refused => refused = true,
         }
         let drop_ins = trusted::read_directory(&drop_in_directory(path), replacements, found);
         sources.extend(drop_ins.into_iter().map(|(_, source)| source));
-        let config = Self::parse(&sources, found);
-        (!found.has_errors()).then_some(config)
+        let mut config = Self::parse(&sources, found);
+        if refused {
+            config.policy.directories.clear();
+        }
+        config
     }
 
-    /// Lays the files over the defaults, in their order.
+    /// Lays the files over the defaults, in their order. Where an error was
+    /// recorded, only the remaining errors are worth having.
     pub fn parse(sources: &[Arc<Source>], found: &mut Diagnostics) -> Self {
         let mut config = Self::default();
         let mut addresses = None;
+        let mut broken = false;
         for source in sources {
-            if let Some(tree) = toml::parse(source, found) {
-                Reader { found }.file(&Table::root(source, &tree), &mut config, &mut addresses);
+            match toml::parse(source, found) {
+                Some(tree) => {
+                    let file = Table::root(source, &tree);
+                    Reader { found }.file(&file, &mut config, &mut addresses);
+                }
+                None => broken = true,
             }
         }
         config.upstream.addresses = addresses.unwrap_or_else(|| config.provider.addresses());
+        if broken {
+            config.policy.directories.clear();
+        }
         config
     }
 }
@@ -251,10 +273,11 @@ impl Reader<'_> {
         Some(path.into())
     }
 
+    /// Never the default in place of what could not be read.
     fn directories(&mut self, node: Node) -> Option<Vec<PathBuf>> {
-        let nodes = node.full_list("expected a list of at least one directory", self.found)?;
-        let paths: Vec<_> = nodes.iter().filter_map(|node| self.path(*node)).collect();
-        (paths.len() == nodes.len()).then_some(paths)
+        let nodes = node.full_list("expected a list of at least one directory", self.found);
+        let nodes = nodes.unwrap_or_default();
+        Some(nodes.iter().filter_map(|node| self.path(*node)).collect())
     }
 
     fn duration(&mut self, node: Node) -> Option<Duration> {

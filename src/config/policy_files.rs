@@ -7,10 +7,29 @@ use std::sync::Arc;
 use super::Config;
 use super::trusted::{self, Reading, Replacement};
 use crate::diagnose::{Diagnostics, Place, Source};
+use crate::policy::Policy;
+
+/// A policy, and the files that say the same again when read again.
+#[derive(Debug)]
+pub struct LoadedPolicy {
+    /// What gives verdicts.
+    pub policy: Policy,
+    /// In the order they were read.
+    pub sources: Vec<Arc<Source>>,
+}
+
+/// Reads the policy that the files say should be in force. `None` when any
+/// error was recorded, in whatever file; warnings are recorded either way.
+pub fn load_policy(config: &Config, found: &mut Diagnostics) -> Option<LoadedPolicy> {
+    let sources = read_policy(config, &[], found);
+    let policy = Policy::parse(&sources, config.provider, config.policy.default, found)?;
+    Some(LoadedPolicy { policy, sources })
+}
 
 /// Every policy file in force, ordered by file name: the same name in a later
 /// directory replaces the earlier file. What is wrong is recorded; files are
-/// then missing here, and no policy may be made of the rest.
+/// then missing here, and the same `found` keeps a policy from being made of
+/// the rest.
 pub fn read_policy(
     config: &Config,
     replacements: &[Replacement],

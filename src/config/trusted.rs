@@ -46,11 +46,10 @@ pub enum Reading {
 
 /// Reads the file at `path`.
 pub fn read(path: &Path, replacements: &[Replacement], found: &mut Diagnostics) -> Reading {
-    let path = replacements
-        .iter()
-        .find(|replacement| replacement.installed == path)
-        .map_or(path, |replacement| &replacement.candidate);
-    read_at(AT_FDCWD, path, path, found)
+    match replacements.iter().find(|it| it.installed == path) {
+        Some(replacement) => read_candidate(replacement, found),
+        None => read_at(AT_FDCWD, path, path, found),
+    }
 }
 
 /// Reads every `*.toml` of a directory, in the order of their names. A
@@ -93,10 +92,7 @@ pub fn read_directory(
         .into_iter()
         .filter_map(|name| {
             let reading = match (candidate_of(&name), &opened) {
-                (Some(replacement), _) => {
-                    let path = &replacement.candidate;
-                    read_at(AT_FDCWD, path, path, found)
-                }
+                (Some(replacement), _) => read_candidate(replacement, found),
                 (None, Some(opened)) => {
                     read_at(opened, Path::new(&name), &directory.join(&name), found)
                 }
@@ -109,6 +105,22 @@ pub fn read_directory(
             }
         })
         .collect()
+}
+
+/// A candidate that is not there is a slip of the pen, never "no file".
+fn read_candidate(replacement: &Replacement, found: &mut Diagnostics) -> Reading {
+    let path = &replacement.candidate;
+    match read_at(AT_FDCWD, path, path, found) {
+        Reading::Absent => {
+            found.error(
+                Place::of_file(path.to_string_lossy()),
+                "there is no such file",
+                "expected the candidate that `--replace` names",
+            );
+            Reading::Refused
+        }
+        reading => reading,
+    }
 }
 
 /// `*.toml` as a shell would take it: hidden files are an editor's.

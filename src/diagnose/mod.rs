@@ -11,7 +11,7 @@ pub mod toml;
 
 use std::fmt;
 
-pub use render::{Style, plain_text};
+pub use render::{Style, plain_text, wrap};
 pub use source::{Place, Source};
 pub use suggest::did_you_mean;
 

@@ -99,8 +99,8 @@ pub fn plain_text(text: &str) -> String {
         .collect()
 }
 
-/// Breaks at spaces; a word longer than the width stands alone.
-fn wrap(text: &str, width: usize) -> String {
+/// Breaks a text into lines at its spaces; a word longer than the width stands alone.
+pub fn wrap(text: &str, width: usize) -> String {
     let mut out = String::new();
     let mut column = 0;
     for word in text.split(' ') {

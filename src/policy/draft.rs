@@ -5,8 +5,7 @@ use std::sync::Arc;
 use super::index::Index;
 use super::rules::RuleReader;
 use super::sets::Sets;
-use super::{Case, Policy, Proof, hash, warn};
-use crate::config::Action;
+use super::{Action, Case, Policy, Proof, hash, warn};
 use crate::diagnose::toml::{Node, Table};
 use crate::diagnose::{Diagnostics, Source, toml};
 use crate::provider::Provider;
@@ -21,8 +20,8 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Reads the files as one policy, in their order. `None` when any error
-    /// was recorded; warnings are recorded either way.
+    /// Reads the files as one policy, in their order. `None` when `found`
+    /// holds any error; warnings are recorded either way.
     pub fn parse(
         sources: &[Arc<Source>],
         provider: Provider,

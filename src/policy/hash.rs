@@ -5,10 +5,10 @@ use std::fmt::Write;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use super::Action;
 use super::names::Names;
 use super::principal::Principal;
 use super::rule::Rule;
-use crate::config::Action;
 use crate::provider::Provider;
 
 /// Raised when the same rules come to mean something else.

@@ -29,9 +29,8 @@ pub use names::Name;
 pub use proof::{Case, Proof};
 pub use subject::{Account, AccountFacts, Group, Subject};
 pub use trace::{Step, Why};
-pub use verdict::{DenyCause, Verdict};
+pub use verdict::{Action, DenyCause, Verdict};
 
-use crate::config::Action;
 use crate::diagnose::{Diagnostics, Place, Source};
 use crate::provider::Provider;
 use index::Index;
@@ -49,8 +48,9 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Reads the files as one policy and runs their tests. `None` when any
-    /// error was recorded; warnings are recorded either way.
+    /// Reads the files as one policy and runs their tests. `None` when `found`
+    /// holds any error, also one from the reading of the files: no policy is
+    /// made of what is left of another. Warnings are recorded either way.
     pub fn parse(
         sources: &[Arc<Source>],
         provider: Provider,

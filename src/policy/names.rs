@@ -69,6 +69,10 @@ impl Names {
         self.list.iter().map(|(name, place)| (name, place))
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
+    }
+
     fn is_user(&self, id: NameId) -> bool {
         matches!(self.get(id), Some(Name::User(_)))
     }
@@ -107,6 +111,7 @@ impl Asker {
             Account::Known(facts) => {
                 let user = names.users.get(&facts.user);
                 let gid = names.gids.get(&facts.gid);
+                // A group that NSS knows by its number only has no name to match.
                 let groups = facts.groups.iter().flat_map(|group| {
                     let name = group.name.as_ref().and_then(|name| names.groups.get(name));
                     name.into_iter().chain(names.gids.get(&group.gid))

@@ -2,8 +2,7 @@
 
 use super::principal::NO_ID;
 use super::rules::ACTIONS;
-use super::{Account, AccountFacts, DenyCause, Group, Policy, Subject, Verdict};
-use crate::config::Action;
+use super::{Account, AccountFacts, Action, DenyCause, Group, Policy, Subject, Verdict};
 use crate::diagnose::toml::{Node, Table};
 use crate::diagnose::{Diagnostics, Place};
 use crate::ids::{Gid, Uid};

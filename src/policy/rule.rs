@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use super::Action;
 use super::names::{Asker, NameId, Names, Truth};
 use super::principal::Principal;
 use super::sets::PathSet;
-use crate::config::Action;
 use crate::diagnose::Place;
 use crate::provider::Class;
 use crate::request::CanonicalPath;

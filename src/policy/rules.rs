@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::Action;
 use super::names::Names;
 use super::principal::{FORMS, Principal};
 use super::rule::Rule;
 use super::sets::Sets;
-use crate::config::Action;
 use crate::diagnose::toml::{Node, Table};
 use crate::diagnose::{Diagnostics, Place};
 

@@ -174,20 +174,21 @@ impl<'a> Sets<'a> {
         if self.incomplete || self.written.contains_key(name) {
             return;
         }
-        let names = || {
-            self.ready
-                .keys()
-                .map(String::as_str)
-                .chain(self.written.keys().copied())
-        };
-        let classes: Vec<_> = names().map(|name| format!("@{name}")).collect();
+        let written = self.written.keys().copied();
+        let names: BTreeSet<_> = self
+            .ready
+            .keys()
+            .map(String::as_str)
+            .chain(written)
+            .collect();
+        let classes: Vec<_> = names.iter().map(|name| format!("@{name}")).collect();
         let expected = match classes.len() {
             0..=20 => format!("expected one of {}", classes.join(", ")),
             _ => "expected a class, or a set that some [paths] table defines".to_owned(),
         };
         let message = format!("there is no class or path set `@{name}`");
         let finding = found.error(item.place(), message, expected);
-        if let Some(meant) = did_you_mean(name, names()) {
+        if let Some(meant) = did_you_mean(name, names) {
             finding.help(format!("did you mean `@{meant}`?"));
         }
     }

@@ -2,7 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::config::Action;
+/// What a rule, or the default, says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Let the request through.
+    Allow,
+    /// Refuse it.
+    Deny,
+}
 
 /// The answer, with what it obliges the caller to.
 #[must_use]

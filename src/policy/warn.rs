@@ -1,8 +1,8 @@
 //! What a policy says correctly, but its author may not have meant.
 
+use super::Action;
 use super::principal::Principal;
 use super::rule::Rule;
-use crate::config::Action;
 use crate::diagnose::Diagnostics;
 use crate::provider::{Class, Provider};
 

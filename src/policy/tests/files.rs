@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 /// The errors of some files, as `file:line:col message | expected`.
@@ -324,4 +326,27 @@ fn the_names_a_policy_speaks_of_are_listed_once() {
             "user:b 0.toml:11:11"
         ]
     );
+}
+
+proptest! {
+    /// Whatever a file holds, reading it ends, and what is said of it can be
+    /// shown; a policy comes out only where nothing is wrong.
+    #[test]
+    fn any_text_is_a_policy_or_an_error(
+        cut in 0usize..200,
+        middle in "(\\PC|[\"\\[\\]{}=\\n\u{1b}@/*]){0,12}",
+        skip in 0usize..20,
+    ) {
+        let good = format!("[paths]\ns = [\"/x\"]\n{}", allow(r#"["user:a"]"#, r#"["@s"]"#, ""))
+            + "[[test]]\nas = { uid = 1 }\npath = \"/y\"\nexpect = \"deny\"\n";
+        let tail: String = good.chars().skip(cut + skip).collect();
+        let text = good.chars().take(cut).collect::<String>() + &middle + &tail;
+        let (policy, found) = parse_all(&[&text], Action::Deny);
+        prop_assert_eq!(policy.is_none(), found.has_errors());
+        let shown = found.to_string();
+        prop_assert!(shown.chars().all(|c| c == '\n' || !c.is_control()), "{:?}", shown);
+        for finding in found.iter() {
+            prop_assert!(shown.contains(&finding.place.to_string()), "{}", shown);
+        }
+    }
 }

@@ -190,6 +190,20 @@ fn a_verdict_that_parts_too_often_is_a_denial_and_comes_in_time() {
 }
 
 #[test]
+fn long_lists_of_unknown_names_do_not_deny_what_they_cannot_change() {
+    let list = |kind: &str| {
+        let names: Vec<_> = (0..40).map(|n| format!("group:{kind}{n}")).collect();
+        format!("{names:?}")
+    };
+    let except = format!("except = {}", list("h"));
+    let policy = policy(
+        &(rule("some", "allow", &list("g"), r#"["/x"]"#, &except)
+            + &rule("all", "allow", r#"["any"]"#, r#"["/x"]"#, "")),
+    );
+    assert_eq!(said(&policy, &unknown(1000), "/x"), "allow all");
+}
+
+#[test]
 fn the_hash_follows_the_meaning_and_nothing_else() {
     let base = "[paths]\ns = [\"/x\", \"@ssh\"]\n".to_owned()
         + &rule("a", "allow", r#"["user:a", "gid:7"]"#, r#"["@s"]"#, "");
