@@ -82,10 +82,11 @@ pub enum Access {
 
 /// Decides. The token gate comes first, so that a caller without a token
 /// learns nothing of the policy.
-pub fn judge(verdict: Verdict, token: TokenState, mode: Mode) -> Judgement {
-    let (bridge, denial) = match &verdict {
-        Verdict::Allow { imdsv1, .. } => (*imdsv1, None),
-        Verdict::Deny { cause, enforce } => (false, Some((Reason::from(cause), *enforce))),
+pub fn judge(verdict: Verdict, method: ReadMethod, token: TokenState, mode: Mode) -> Judgement {
+    let bridge = verdict.bridges_imdsv1(method);
+    let denial = match &verdict {
+        Verdict::Allow { .. } => None,
+        Verdict::Deny { cause, enforce } => Some((Reason::from(cause), *enforce)),
     };
     let gate = match &token {
         TokenState::Good(_) | TokenState::Relayed(_) => None,
@@ -122,14 +123,7 @@ pub fn judge(verdict: Verdict, token: TokenState, mode: Mode) -> Judgement {
         (Some(reason), _) => (reason, None, Outcome::Refuse(403)),
         (None, None) => (Reason::TokenInvalid, None, Outcome::Refuse(401)),
     };
-    let rule = match verdict {
-        Verdict::Allow { rule, .. } => rule,
-        Verdict::Deny {
-            cause: DenyCause::Rule(rule),
-            ..
-        } => Some(rule),
-        Verdict::Deny { .. } => None,
-    };
+    let rule = verdict.rule().cloned();
     Judgement {
         verdict: if refusal.is_some() {
             Decision::Deny
@@ -231,7 +225,7 @@ mod tests {
     }
 
     fn outcome(verdict: Verdict, token: TokenState, mode: Mode) -> (Decision, Reason, String) {
-        let judged = judge(verdict, token, mode);
+        let judged = judge(verdict, ReadMethod::Get, token, mode);
         (
             judged.verdict,
             judged.reason,
@@ -347,8 +341,24 @@ mod tests {
     }
 
     #[test]
+    fn the_bridge_for_imdsv1_is_for_get_alone() {
+        let judged = judge(
+            allow(true),
+            ReadMethod::Head,
+            TokenState::Missing,
+            Mode::Enforce,
+        );
+        assert_eq!(judged.outcome, Outcome::Refuse(401));
+    }
+
+    #[test]
     fn a_refusal_at_the_gate_does_not_name_the_rule() {
-        let judged = judge(deny(false), TokenState::Missing, Mode::Enforce);
+        let judged = judge(
+            deny(false),
+            ReadMethod::Get,
+            TokenState::Missing,
+            Mode::Enforce,
+        );
         assert_eq!(judged.rule, None);
     }
 
@@ -358,7 +368,7 @@ mod tests {
             cause: DenyCause::AccountUnknown,
             enforce: false,
         };
-        let judged = judge(verdict, TokenState::Good(1), Mode::Observe);
+        let judged = judge(verdict, ReadMethod::Get, TokenState::Good(1), Mode::Observe);
         assert_eq!(judged.detail, Some("account_unknown"));
     }
 }

@@ -78,7 +78,7 @@ pub(super) fn run(args: Args) -> Outcome {
     if args.json {
         let result = json!({
             "ok": ok,
-            "policy": policy.as_ref().map(Policy::hash),
+            "policy": policy.as_ref().map(|policy| &**policy.hash()),
             "files": files.iter().map(|source| source.name()).collect::<Vec<_>>(),
             "rules": rules,
             "tests": tests,

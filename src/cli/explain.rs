@@ -8,15 +8,14 @@ use serde_json::json;
 
 use super::inputs;
 use super::{ConfigArg, Outcome, print};
+use crate::audit::{Decision, Reason};
+use crate::authorize::{TokenState, judge};
 use crate::caller::accounts;
-use crate::config::{Config, Mode, load_policy};
+use crate::config::{Action, Config, Mode, load_policy};
 use crate::diagnose::{Diagnostics, plain_text, wrap};
 use crate::ids::Uid;
-use crate::policy::{Account, DenyCause, Policy, Step, Subject, Verdict, Why};
-use crate::request::CanonicalPath;
-
-/// Where tokens are minted, for every caller and whatever the policy.
-const TOKEN_PATH: &str = "/latest/api/token";
+use crate::policy::{Account, Policy, Step, Subject, Verdict, Why};
+use crate::request::{CanonicalPath, ReadMethod, TOKEN_PATH};
 
 /// Runs of rules about other paths longer than this are only counted.
 const SHOWN_IN_A_ROW: usize = 4;
@@ -127,13 +126,17 @@ impl Answer {
         let before = |allowed, reason, because: &str| {
             Self::before_policy(allowed, reason, because.to_owned(), Some(path.clone()))
         };
-        match (args.method.as_str(), path.as_str() == TOKEN_PATH) {
-            ("PUT", true) => return before(true, "allowed", "every caller may have a token"),
-            ("PUT", false) => return before(false, "malformed", "only the token path takes a PUT"),
-            ("GET" | "HEAD", true) => {
+        let at_token_path = path.as_str() == TOKEN_PATH;
+        let method = match args.method.as_str() {
+            "PUT" if at_token_path => {
+                return before(true, "allowed", "every caller may have a token");
+            }
+            "PUT" => return before(false, "malformed", "only the token path takes a PUT"),
+            "GET" | "HEAD" if at_token_path => {
                 return before(false, "malformed", "the token path takes only a PUT");
             }
-            ("GET" | "HEAD", false) => {}
+            "GET" => ReadMethod::Get,
+            "HEAD" => ReadMethod::Head,
             _ => {
                 return before(
                     false,
@@ -141,8 +144,9 @@ impl Answer {
                     "only GET, HEAD and PUT are methods here",
                 );
             }
-        }
+        };
         let verdict = policy.decide(subject, &path);
+        let enforce = matches!(verdict, Verdict::Deny { enforce: true, .. });
         let rule = verdict.rule().cloned();
         let place = rule.as_deref().and_then(|rule| policy.place_of(rule));
         let place = place.map(crate::diagnose::Place::file_and_line);
@@ -150,30 +154,27 @@ impl Answer {
             (Some(rule), Some(place)) => format!("rule \"{rule}\" at {place}"),
             _ => "no rule matches, and the default holds".to_owned(),
         };
-        let (allowed, reason, because, enforce) = match verdict {
-            Verdict::Allow { imdsv1, .. } if args.v1 && !(imdsv1 && args.method == "GET") => (
-                false,
-                "token_missing",
-                format!("a token is wanted; with one, {by_rule} allows it"),
-                false,
-            ),
-            Verdict::Allow { .. } => (true, "allowed", by_rule, false),
-            Verdict::Deny { cause, enforce } => {
-                let (reason, because) = match cause {
-                    DenyCause::Rule(_) => ("policy", by_rule),
-                    DenyCause::Default => ("default", by_rule),
-                    DenyCause::AccountUnknown => (
-                        "account_unknown",
-                        format!(
-                            "no account or groups are known for uid {}, and the rules marked ? \
-                             hang on them",
-                            subject.uid
-                        ),
-                    ),
-                };
-                (false, reason, because, enforce)
-            }
+        // As enforced; what the mode makes of it is said beside it.
+        let token = if args.v1 {
+            TokenState::Missing
+        } else {
+            TokenState::Good(1)
         };
+        let allowed_with_token = verdict.action() == Action::Allow;
+        let judged = judge(verdict, method, token, Mode::Enforce);
+        let because = match judged.reason {
+            Reason::TokenMissing if allowed_with_token => {
+                format!("a token is wanted; with one, {by_rule} allows it")
+            }
+            Reason::TokenMissing => "a token is wanted; with one, it is denied too".to_owned(),
+            Reason::AccountUnknown => format!(
+                "no account or groups are known for uid {}, and the rules marked ? \
+                 hang on them",
+                subject.uid
+            ),
+            _ => by_rule,
+        };
+        let (allowed, reason) = (judged.verdict == Decision::Allow, judged.reason.as_str());
         Self {
             allowed,
             reason,
@@ -230,7 +231,7 @@ impl Answer {
             "place": self.place,
             "enforce": self.enforce,
             "mode": config.policy.mode,
-            "policy": policy.hash(),
+            "policy": &**policy.hash(),
             "caller": {
                 "uid": subject.uid,
                 "user": facts.map(|facts| &facts.user),

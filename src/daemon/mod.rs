@@ -22,7 +22,7 @@ pub use error::StartError;
 
 use crate::audit::{Event, Log};
 use crate::caller::{Callers, accounts};
-use crate::config::{Config, Mode, read_policy};
+use crate::config::{Config, LoadedPolicy, Mode, load_policy};
 use crate::diagnose::{Diagnostics, Style};
 use crate::ids::{self, MetadataAddr};
 use crate::intercept::{self, RuleSet};
@@ -48,7 +48,7 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     if !drift.is_empty() {
         return Err(StartError::Drift(drift));
     }
-    let policy = load_policy(config)?;
+    let policy = policy(config)?;
     let listeners = bind(config)?;
     let uid = rules.daemon_uid();
     let (account, gid) = own_account(uid);
@@ -100,19 +100,18 @@ fn serve(
     served.map_err(StartError::Runtime)
 }
 
-fn load_policy(config: &Config) -> Result<Policy, StartError> {
+fn policy(config: &Config) -> Result<Policy, StartError> {
     let mut found = Diagnostics::new();
-    let sources = read_policy(config, &[], &mut found);
-    let policy = Policy::parse(&sources, config.provider, config.policy.default, &mut found);
+    let loaded = load_policy(config, &mut found);
     let shown = found.render(Style::Plain);
-    match policy {
-        Some(policy) if !found.has_errors() => {
+    match loaded {
+        Some(LoadedPolicy { policy, .. }) => {
             if !shown.is_empty() {
                 tracing::warn!("the policy has warnings:\n{shown}");
             }
             Ok(policy)
         }
-        _ => Err(StartError::Policy(shown)),
+        None => Err(StartError::Policy(shown)),
     }
 }
 

@@ -63,7 +63,7 @@ impl Draft {
         let policy = Policy {
             default,
             index: Index::new(&rules),
-            hash: hash::hash(&rules, &names, provider, default),
+            hash: hash::hash(&rules, &names, provider, default).into(),
             rules,
             names,
         };

@@ -44,7 +44,7 @@ pub struct Policy {
     rules: Vec<Rule>,
     names: Names,
     index: Index,
-    hash: String,
+    hash: Arc<str>,
 }
 
 impl Policy {
@@ -63,7 +63,7 @@ impl Policy {
     /// `sha256:…` over what the rules mean: every set expanded, the default
     /// and the definition of the classes included; comments, tests and the
     /// spreading over files not.
-    pub fn hash(&self) -> &str {
+    pub fn hash(&self) -> &Arc<str> {
         &self.hash
     }
 

@@ -7,7 +7,7 @@ use crate::diagnose::toml::{Node, Table};
 use crate::diagnose::{Diagnostics, Place};
 use crate::ids::{Gid, Uid};
 use crate::provider::Provider;
-use crate::request::CanonicalPath;
+use crate::request::{CanonicalPath, ReadMethod};
 
 const KEYS: &[&str] = &["as", "path", "expect", "method", "v1"];
 const CALLER_KEYS: &[&str] = &["uid", "user", "groups"];
@@ -24,20 +24,11 @@ pub struct Case {
     /// What is asked for.
     pub path: CanonicalPath,
     /// How it is asked.
-    pub method: Method,
+    pub method: ReadMethod,
     /// Whether it is asked without a token.
     pub v1: bool,
     /// What must come of it.
     pub expect: Action,
-}
-
-/// The methods that reach a policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
-    /// `GET`.
-    Get,
-    /// `HEAD`.
-    Head,
 }
 
 /// What came of a [`Case`].
@@ -74,8 +65,11 @@ impl Case {
             .require("expect", "\"allow\" or \"deny\"", found)
             .and_then(|node| Some((node.place(), node.word(ACTIONS, found)?)));
         let method = match table.get("method") {
-            Some(node) => node.word(&[("GET", Method::Get), ("HEAD", Method::Head)], found),
-            None => Some(Method::Get),
+            Some(node) => node.word(
+                &[("GET", ReadMethod::Get), ("HEAD", ReadMethod::Head)],
+                found,
+            ),
+            None => Some(ReadMethod::Get),
         };
         let v1 = match table.get("v1") {
             Some(node) => node.boolean(found),
@@ -98,10 +92,7 @@ impl Case {
             Account::Known(facts) => format!("{} (uid {})", facts.user, self.subject.uid),
             Account::Undecidable => format!("uid {} without names", self.subject.uid),
         };
-        let method = match self.method {
-            Method::Get => "GET",
-            Method::Head => "HEAD",
-        };
+        let method = self.method.as_str();
         let token = if self.v1 { " without token" } else { "" };
         format!("{caller} {method} {}{token}", self.path)
     }
@@ -121,14 +112,14 @@ impl Case {
             ) => "because names are unknown and the verdict hangs on them".to_owned(),
             (_, None) => "by default".to_owned(),
         };
-        let (got, why) = match decision.verdict {
-            Verdict::Allow { imdsv1, .. } if self.v1 && !(imdsv1 && self.method == Method::Get) => {
-                (
-                    Action::Deny,
-                    format!("for want of a token, though allowed {by}"),
-                )
-            }
-            verdict => (verdict.action(), by),
+        let verdict = decision.verdict;
+        let wants_token = self.v1 && !verdict.bridges_imdsv1(self.method);
+        let (got, why) = match verdict.action() {
+            Action::Allow if wants_token => (
+                Action::Deny,
+                format!("for want of a token, though allowed {by}"),
+            ),
+            action => (action, by),
         };
         Proof {
             passed: got == self.expect,

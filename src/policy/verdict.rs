@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::request::ReadMethod;
+
 /// What a rule, or the default, says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -50,6 +52,11 @@ impl Verdict {
             Self::Allow { .. } => Action::Allow,
             Self::Deny { .. } => Action::Deny,
         }
+    }
+
+    /// Whether the rule lets this method through also without a token.
+    pub fn bridges_imdsv1(&self, method: ReadMethod) -> bool {
+        matches!(self, Self::Allow { imdsv1: true, .. }) && method == ReadMethod::Get
     }
 
     /// The rule that decided, where one did.

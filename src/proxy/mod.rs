@@ -45,7 +45,6 @@ pub struct Proxy {
     log: Log,
     callers: Callers,
     policy: Policy,
-    policy_hash: Arc<str>,
     tokens: TokenKey,
     upstream: Upstream,
     service: Arc<Service>,
@@ -67,7 +66,6 @@ impl Proxy {
         Ok(Self {
             log,
             callers,
-            policy_hash: policy.hash().into(),
             policy,
             tokens: TokenKey::new(&key),
             upstream: Upstream::new(&config.upstream),

@@ -34,7 +34,7 @@ impl Proxy {
     /// then, and only then, the service. Every way out writes the record.
     pub(super) async fn serve(&self, socket: ClientSocket, arrived: Arrived) -> Served {
         let mut record = Pending::new(&self.log, socket.client, self.mode);
-        record.facts.policy = Some(Arc::clone(&self.policy_hash));
+        record.facts.policy = Some(Arc::clone(self.policy.hash()));
         describe(&mut record, &arrived);
         let caller = self.callers.identify(socket).await;
         record.facts.subject = caller
@@ -82,7 +82,12 @@ impl Proxy {
 
     async fn read(&self, mut record: Pending, caller: &Caller, read: &Read) -> Served {
         let verdict = self.policy.decide(caller.subject(), &read.path);
-        let judged = judge(verdict, self.token_state(caller, read), self.mode);
+        let judged = judge(
+            verdict,
+            read.method,
+            self.token_state(caller, read),
+            self.mode,
+        );
         record.facts.verdict = Some(judged.verdict);
         record.facts.rule = judged.rule.clone();
         match Permit::read(caller, read, &judged) {

@@ -221,7 +221,7 @@ fn the_hash_follows_the_meaning_and_nothing_else() {
     assert_ne!(first, hash(&base.replace("/x", "/y")));
     assert_ne!(first, hash(&base.replace("gid:7", "uid:7")));
     assert_ne!(first, hash(&format!("{base}enforce = true")));
-    assert_ne!(first, policy_or(&base, Action::Allow).hash());
+    assert_ne!(&first, policy_or(&base, Action::Allow).hash());
 }
 
 #[test]
