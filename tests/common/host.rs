@@ -62,19 +62,30 @@ impl<'a> Host<'a> {
         host
     }
 
-    /// All but rules and daemon.
-    pub(crate) fn prepare(net: &'a Net, setup: &Setup) -> Self {
+    /// The service behind its cable, and nothing on the host.
+    pub(crate) fn service_alone(net: &'a Net) -> Self {
+        let mut host = Self::bare(net);
+        host.start_service(&[]);
+        host
+    }
+
+    fn bare(net: &'a Net) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("imdsfw-test-")
             .tempdir()
             .unwrap();
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
-        let mut host = Self {
+        Self {
             net,
             dir,
             sim: None,
             daemon: None,
-        };
+        }
+    }
+
+    /// All but rules and daemon.
+    pub(crate) fn prepare(net: &'a Net, setup: &Setup) -> Self {
+        let mut host = Self::bare(net);
         host.provide_accounts();
         fs::create_dir(host.path("policy.d")).unwrap();
         fs::create_dir(host.path("log")).unwrap();

@@ -1,0 +1,130 @@
+//! The README is true: its commands exist, its examples load, its table of the
+//! record names the fields that there are, its map is the house.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+const README: &str = include_str!("../README.md");
+const BINARY: &str = env!("CARGO_BIN_EXE_imdsfw");
+
+/// The fenced block, or the table, below a marker.
+fn below(marker: &str) -> &'static str {
+    let (_, rest) = README
+        .split_once(&format!("<!-- {marker} -->\n"))
+        .expect(marker);
+    match rest.strip_prefix("```") {
+        Some(fenced) => {
+            let (_, block) = fenced.split_once('\n').unwrap();
+            block.split_once("```").unwrap().0
+        }
+        None => rest.split_once("\n\n").unwrap().0,
+    }
+}
+
+fn imdsfw(arguments: &[&str]) -> Output {
+    Command::new(BINARY).args(arguments).output().unwrap()
+}
+
+#[test]
+fn every_command_it_names_has_help_with_an_example() {
+    let mut words: BTreeSet<&str> = README
+        .split("imdsfw ")
+        .skip(1)
+        .filter_map(|rest| rest.split(|it: char| !it.is_ascii_lowercase()).next())
+        .filter(|word| !word.is_empty())
+        .collect();
+    let help = String::from_utf8(imdsfw(&["--help"]).stdout).unwrap();
+    let (_, commands) = help.split_once("Commands:\n").unwrap();
+    let known: BTreeSet<&str> = commands
+        .lines()
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|command| *command != "help")
+        .collect();
+    words.retain(|word| known.contains(word));
+    for needed in ["run", "rules", "check", "test", "explain", "sim"] {
+        assert!(
+            words.contains(needed),
+            "the README does not mention {needed}"
+        );
+    }
+    for command in known {
+        let output = imdsfw(&[command, "--help"]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success());
+        assert!(text.contains("Example"), "{command} --help has no example");
+        let wide: Vec<_> = text
+            .lines()
+            .filter(|line| line.chars().count() > 80)
+            .collect();
+        assert!(
+            wide.is_empty(),
+            "{command} --help is wider than 80 columns: {wide:?}"
+        );
+    }
+}
+
+#[test]
+fn its_policy_and_config_load() {
+    let dir = tempfile::tempdir().unwrap();
+    let policy = dir.path().join("20-site.toml");
+    fs::write(&policy, below("policy")).unwrap();
+    let output = imdsfw(&["test", policy.to_str().unwrap()]);
+    assert!(
+        output.status.success(),
+        "run as root, with `.ci/test`: {output:?}"
+    );
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed, 0 failed"));
+
+    let config = dir.path().join("imdsfw.conf");
+    let text = below("config");
+    assert!(text.contains("[policy]\n"));
+    let own = format!("[policy]\ndirectories = [{:?}]\n", dir.path());
+    let text = text.replace("[policy]\n", &own);
+    fs::write(&config, text).unwrap();
+    let output = imdsfw(&["check", "--config", config.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn its_record_has_the_fields_that_the_table_explains() {
+    let record: Value = serde_json::from_str(below("record")).unwrap();
+    let (_, table) = README.split_once("| field | says |").unwrap();
+    let table = table.split_once("\n\n").unwrap().0;
+    let explained: BTreeSet<&str> = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split(" | ").next())
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .collect();
+    let mut fields: BTreeSet<&str> = record
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    fields.insert("credential");
+    assert_eq!(explained, fields);
+}
+
+#[test]
+fn its_map_is_the_house() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mapped: BTreeSet<&str> = below("map")
+        .lines()
+        .filter_map(|line| line.strip_prefix("| [`")?.split('`').next())
+        .collect();
+    assert!(!mapped.is_empty() && mapped.iter().all(|place| root.join(place).exists()));
+    for entry in fs::read_dir(root.join("src")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            let name = format!("src/{}", path.file_name().unwrap().to_str().unwrap());
+            assert!(mapped.contains(name.as_str()), "{name} is not on the map");
+        }
+    }
+}
