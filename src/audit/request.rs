@@ -31,6 +31,8 @@ pub struct Pending {
 pub struct Facts {
     /// Whose socket it came from.
     pub subject: Option<Arc<Subject>>,
+    /// The unit it was made in.
+    pub unit: Option<Arc<str>>,
     /// The method, escaped.
     pub method: Option<String>,
     /// The canonical path.
@@ -128,7 +130,11 @@ impl Pending {
             rule: facts.rule.as_deref(),
             policy: facts.policy.as_deref(),
             mode: self.mode,
-            caller: CallerRecord::new(facts.subject.as_deref(), self.address.to_string()),
+            caller: CallerRecord::new(
+                facts.subject.as_deref(),
+                facts.unit.as_deref(),
+                self.address.to_string(),
+            ),
             request: RequestRecord {
                 method: facts.method.as_deref(),
                 path: facts.path.as_deref(),
@@ -184,7 +190,7 @@ pub fn connection_refused(
         rule: None,
         policy: None,
         mode,
-        caller: CallerRecord::new(None, peer.to_string()),
+        caller: CallerRecord::new(None, None, peer.to_string()),
         request: RequestRecord::default(),
         status: None,
         bytes: 0,
