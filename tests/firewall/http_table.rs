@@ -3,6 +3,7 @@
 //! whose uid is not her gid, and with a token wherever one would help.
 
 mod connections;
+mod framing;
 mod heads;
 mod reasons;
 mod service;
@@ -90,6 +91,18 @@ fn refused(
         }
         assert_untouched(net, &host);
     });
+}
+
+/// Whole requests as they are.
+fn as_sent(
+    requests: &'static [(&'static str, Option<&'static str>)],
+) -> impl FnOnce(&str) -> Vec<(Vec<u8>, Option<String>)> + Send {
+    move |_| {
+        requests
+            .iter()
+            .map(|(bytes, raw)| (bytes.as_bytes().to_vec(), raw.map(str::to_owned)))
+            .collect()
+    }
 }
 
 /// Refused for their target alone.
