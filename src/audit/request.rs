@@ -66,7 +66,7 @@ pub struct Ending {
     pub detail: Option<&'static str>,
     /// The status sent; `None` if the connection was closed without an answer.
     pub status: Option<u16>,
-    /// Length of the body sent.
+    /// Length of the answer's body.
     pub bytes: u64,
 }
 
@@ -120,6 +120,8 @@ impl Pending {
 
     fn body<'a>(&'a self, event: Event, ending: &Ending) -> RequestBody<'a> {
         let facts = &self.facts;
+        // The body of an answer to HEAD is not sent.
+        let is_head = facts.method.as_deref() == Some("HEAD");
         RequestBody {
             event,
             id: &self.id,
@@ -144,7 +146,7 @@ impl Pending {
                 raw: facts.raw.as_deref(),
             },
             status: ending.status,
-            bytes: ending.bytes,
+            bytes: if is_head { 0 } else { ending.bytes },
             latency_us: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
             credential: facts.credential.as_ref(),
         }

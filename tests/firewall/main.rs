@@ -12,5 +12,6 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod http_table;
 mod readme;
 mod scenes;
