@@ -286,11 +286,9 @@ impl<'a> Host<'a> {
 
 impl Drop for Host<'_> {
     fn drop(&mut self) {
-        for child in [&mut self.daemon, &mut self.sim] {
-            if let Some(child) = child {
-                let _ = child.kill();
-                let _ = child.wait();
-            }
+        for child in [&mut self.daemon, &mut self.sim].into_iter().flatten() {
+            let _ = child.kill();
+            let _ = child.wait();
         }
         // What is mounted there would keep the directory from being removed.
         let _ = umount2(&self.path("log"), MntFlags::MNT_DETACH);

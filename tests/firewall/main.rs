@@ -12,6 +12,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod observe;
 mod scenes;
 mod start;
+mod tokens;
 mod upstream;
