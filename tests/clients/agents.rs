@@ -1,0 +1,94 @@
+//! What a host needs to come up and to let people in: cloud-init's crawl,
+//! and the requests of EC2 Instance Connect.
+
+use serde_json::Value;
+
+use crate::common::net::in_network;
+use crate::common::user::{ALICE, INSTANCE_CONNECT, ROOT, User};
+use crate::desk::{Desk, Printed, lines};
+
+const CRAWL: &[&str] = &["-c", include_str!("crawl.py")];
+
+/// Below any directory it finds, but for security-credentials.
+#[test]
+fn cloud_init_crawls_what_it_crawls_without_a_firewall() {
+    in_network(|net| {
+        let mut desk = Desk::without_firewall(net);
+        let before = desk.python(ROOT, CRAWL);
+        assert_eq!(before.err, "");
+        let found: Value = serde_json::from_str(&before.out).unwrap();
+        assert_eq!(found["meta-data"]["instance-id"], "i-1234567890abcdef0");
+        assert_eq!(found["meta-data"]["tags"]["instance"]["Name"], "web-1");
+        assert!(
+            found["user-data"]
+                .as_str()
+                .unwrap()
+                .starts_with("#cloud-config")
+        );
+        desk.put_up_firewall();
+        assert_eq!(desk.python(ROOT, CRAWL), before);
+        let records = desk.records(ROOT, &["Cloud-Init/", "python-requests/"]);
+        assert!(records.len() > 50, "{}", records.len());
+        assert!(records.iter().all(|it| it["status"] == 200));
+        assert!(
+            records
+                .iter()
+                .all(|it| it["request"]["class"] != "credentials")
+        );
+    });
+}
+
+#[test]
+fn instance_connect_fetches_keys_and_nobody_else_does() {
+    in_network(|net| {
+        let desk = Desk::with_firewall(net);
+        let statuses = connect(&desk, INSTANCE_CONNECT);
+        // Nobody is logging in right now, so the service has no active keys.
+        assert_eq!(statuses, ["200", "200", "200", "404", "200"]);
+        assert_eq!(
+            lines(&desk.records(INSTANCE_CONNECT, &["curl/"])),
+            [
+                "PUT /latest/api/token 200",
+                "GET /latest/meta-data/instance-id/ 200",
+                "GET /latest/meta-data/placement/availability-zone/ 200",
+                "GET /latest/meta-data/services/domain/ 200",
+                "HEAD /latest/meta-data/managed-ssh-keys/active-keys/alice/ 404",
+                "GET /latest/meta-data/managed-ssh-keys/signer-cert/ 200",
+            ]
+        );
+    });
+    in_network(|net| {
+        let desk = Desk::with_firewall(net);
+        let statuses = connect(&desk, ALICE);
+        assert_eq!(statuses, ["200", "200", "200", "403", "403"]);
+    });
+}
+
+/// The requests of its AuthorizedKeysCommand, in order, as it sends them:
+/// tokens of five seconds, a second for each request, a slash on leaves.
+fn connect(desk: &Desk, user: User) -> Vec<String> {
+    let curl = |arguments: &[&str]| {
+        let always = ["-s", "-m", "1"];
+        let printed = desk.run(user, "/usr/bin/curl", &[&always, arguments].concat());
+        let Printed { status, out, .. } = printed;
+        assert_eq!(status, Some(0), "{out}");
+        out
+    };
+    let base = "http://169.254.169.254/latest";
+    let ttl = "X-aws-ec2-metadata-token-ttl-seconds: 5";
+    let token = curl(&["-f", "-X", "PUT", "-H", ttl, &format!("{base}/api/token")]);
+    let token = format!("X-aws-ec2-metadata-token: {token}");
+    [
+        ("-G", "instance-id/"),
+        ("-G", "placement/availability-zone/"),
+        ("-G", "services/domain/"),
+        ("-I", "managed-ssh-keys/active-keys/alice/"),
+        ("-G", "managed-ssh-keys/signer-cert/"),
+    ]
+    .map(|(method, path)| {
+        let url = format!("{base}/meta-data/{path}");
+        let status = ["-o", "/dev/null", "-w", "%{http_code}"];
+        curl(&[&[method, "-H", &token][..], &status, &[&url]].concat())
+    })
+    .into()
+}
