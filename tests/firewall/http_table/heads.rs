@@ -1,7 +1,6 @@
 //! Methods and headers.
 
 use super::*;
-use crate::common::http::put;
 
 const TTL: &str = "X-aws-ec2-metadata-token-ttl-seconds";
 
