@@ -175,8 +175,9 @@ pub struct CallerRecord<'a> {
 
 impl<'a> CallerRecord<'a> {
     /// From what the socket and NSS said.
-    pub fn new(subject: Option<&'a Subject>, address: String) -> Self {
+    pub fn new(subject: Option<&'a Subject>, unit: Option<&'a str>, address: String) -> Self {
         let mut record = Self {
+            unit,
             address: Some(address),
             ..Self::default()
         };

@@ -31,6 +31,8 @@ pub struct Pending {
 pub struct Facts {
     /// Whose socket it came from.
     pub subject: Option<Arc<Subject>>,
+    /// The unit it was made in.
+    pub unit: Option<Arc<str>>,
     /// The method, escaped.
     pub method: Option<String>,
     /// The canonical path.
@@ -64,7 +66,7 @@ pub struct Ending {
     pub detail: Option<&'static str>,
     /// The status sent; `None` if the connection was closed without an answer.
     pub status: Option<u16>,
-    /// Length of the body sent.
+    /// Length of the answer's body.
     pub bytes: u64,
 }
 
@@ -118,6 +120,8 @@ impl Pending {
 
     fn body<'a>(&'a self, event: Event, ending: &Ending) -> RequestBody<'a> {
         let facts = &self.facts;
+        // The body of an answer to HEAD is not sent.
+        let is_head = facts.method.as_deref() == Some("HEAD");
         RequestBody {
             event,
             id: &self.id,
@@ -128,7 +132,11 @@ impl Pending {
             rule: facts.rule.as_deref(),
             policy: facts.policy.as_deref(),
             mode: self.mode,
-            caller: CallerRecord::new(facts.subject.as_deref(), self.address.to_string()),
+            caller: CallerRecord::new(
+                facts.subject.as_deref(),
+                facts.unit.as_deref(),
+                self.address.to_string(),
+            ),
             request: RequestRecord {
                 method: facts.method.as_deref(),
                 path: facts.path.as_deref(),
@@ -138,7 +146,7 @@ impl Pending {
                 raw: facts.raw.as_deref(),
             },
             status: ending.status,
-            bytes: ending.bytes,
+            bytes: if is_head { 0 } else { ending.bytes },
             latency_us: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
             credential: facts.credential.as_ref(),
         }
@@ -184,7 +192,7 @@ pub fn connection_refused(
         rule: None,
         policy: None,
         mode,
-        caller: CallerRecord::new(None, peer.to_string()),
+        caller: CallerRecord::new(None, None, peer.to_string()),
         request: RequestRecord::default(),
         status: None,
         bytes: 0,

@@ -7,6 +7,7 @@
 pub mod accounts;
 mod names;
 mod sock_diag;
+mod units;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,13 +16,14 @@ use nix::errno::Errno;
 
 pub use sock_diag::{CallerUnknown, ClientSocket, SocketOwner};
 
-use crate::ids::{ClientAddr, Uid};
+use crate::ids::Uid;
 use crate::policy::{Account, Subject};
 
 /// Answers who is asking.
 pub struct Callers {
     diag: Mutex<sock_diag::SockDiag>,
     names: names::Names,
+    units: units::Units,
 }
 
 /// The caller of one request. Only [`Callers::identify`] makes one.
@@ -30,6 +32,7 @@ pub struct Caller {
     socket: ClientSocket,
     owner: SocketOwner,
     subject: Arc<Subject>,
+    unit: Option<Arc<str>>,
 }
 
 impl Callers {
@@ -38,6 +41,7 @@ impl Callers {
         Ok(Self {
             diag: Mutex::new(sock_diag::SockDiag::new(own_uid)?),
             names: names::Names::new(lookup),
+            units: units::Units::new(),
         })
     }
 
@@ -45,10 +49,13 @@ impl Callers {
     /// request has been read.
     pub async fn identify(&self, socket: ClientSocket) -> Result<Caller, CallerUnknown> {
         let owner = self.diag().owner(socket)?;
+        let (subject, unit) =
+            tokio::join!(self.names.subject(owner.uid), self.units.unit(owner.cgroup));
         Ok(Caller {
             socket,
             owner,
-            subject: self.names.subject(owner.uid).await,
+            subject,
+            unit,
         })
     }
 
@@ -76,9 +83,9 @@ impl Caller {
         self.owner.uid
     }
 
-    /// The caller's own end of the connection.
-    pub fn address(&self) -> ClientAddr {
-        self.socket.client
+    /// The service manager's unit in which the socket was made.
+    pub fn unit(&self) -> Option<&Arc<str>> {
+        self.unit.as_ref()
     }
 
     /// The metadata address the caller asked.

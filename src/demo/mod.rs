@@ -8,6 +8,7 @@
 mod error;
 mod outside;
 mod scenes;
+mod script;
 mod show;
 mod stage;
 
@@ -24,6 +25,8 @@ use stage::Stage;
 /// Set for the process that plays the scenes, which is the first of its
 /// process namespace.
 const INSIDE: &str = "IMDSFW_DEMO_INSIDE";
+/// This very program, also where its file is hidden or replaced.
+const SELF: &str = "/proc/self/exe";
 
 /// What to do besides the scenes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,10 +9,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::geteuid;
 
-use super::{DemoError, INSIDE, Then, Verdict, play};
-
-/// This very program, also where its file is hidden or replaced.
-pub(super) const SELF: &str = "/proc/self/exe";
+use super::{DemoError, INSIDE, SELF, Then, Verdict, play};
 
 /// Plays the demo, on the host or, called by itself, inside.
 ///

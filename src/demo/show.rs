@@ -5,7 +5,7 @@ use std::io::IsTerminal as _;
 use serde_json::Value;
 
 use super::Verdict;
-use super::scenes::{Ending, Expected, Scene, Token};
+use super::script::{Ending, Expected, Scene, Token};
 use super::stage::Stage;
 
 const WIDTH: usize = 79;

@@ -19,8 +19,7 @@ use std::time::Duration;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
-use super::DemoError;
-use super::outside::SELF;
+use super::{DemoError, SELF};
 
 /// A file system of the demo's own lies over this folder of the host.
 const DIRECTORY: &str = "/run";

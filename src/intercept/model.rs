@@ -30,6 +30,7 @@ pub const DAEMON_CONNECTION: ConnMark = ConnMark {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleSet {
     destinations: Vec<MetadataAddr>,
+    closed: Vec<IpAddr>,
     listen_port: u16,
     daemon_uid: Uid,
     mark: ConnMark,
@@ -91,6 +92,7 @@ impl RuleSet {
         }
         Ok(Self {
             destinations: accepted,
+            closed: Vec::new(),
             listen_port,
             daemon_uid,
             mark: DAEMON_CONNECTION,
@@ -103,7 +105,26 @@ impl RuleSet {
     /// [`RuleSetError`], each naming what to change.
     pub fn from_config(config: &Config) -> Result<Self, RuleSetError> {
         let uid = daemon_uid(&config.user).map_err(RuleSetError::Account)?;
-        Self::new(&config.upstream.addresses, config.listen_port, uid)
+        let rules = Self::new(&config.upstream.addresses, config.listen_port, uid)?;
+        Ok(rules.closing(&config.provider.addresses()))
+    }
+
+    /// Refuses everybody the addresses among these that are not redirected:
+    /// one that the config leaves out must not be the way around.
+    #[must_use]
+    pub fn closing(mut self, addresses: &[SocketAddr]) -> Self {
+        let redirected = |ip: &IpAddr| self.destinations.iter().any(|it| it.0.ip() == *ip);
+        let closed = addresses
+            .iter()
+            .map(SocketAddr::ip)
+            .filter(|ip| !redirected(ip));
+        self.closed = closed.collect();
+        self
+    }
+
+    /// The addresses that nobody reaches, the daemon included.
+    pub fn closed(&self) -> &[IpAddr] {
+        &self.closed
     }
 
     /// The metadata addresses: at least one, at most one of each family.

@@ -72,6 +72,21 @@ fn chains(rules: &RuleSet) -> Vec<Chain> {
         .iter()
         .map(|destination| View::new(rules, *destination))
         .collect();
+    let closed = rules.closed().iter().map(|ip| {
+        Rule::new(
+            format!("{} daddr {ip} goto refuse", word(*ip)),
+            "a metadata address that the config leaves out: closed to everybody",
+        )
+    });
+    let closed_before_nat = rules.closed().iter().map(|ip| {
+        Rule::new(
+            format!(
+                "ct direction original ct original {} daddr {ip} goto refuse",
+                word(*ip)
+            ),
+            "opened to a metadata address that the config leaves out",
+        )
+    });
     let mut chains = vec![refuse()];
     for view in &views {
         chains.extend([view.metadata(), view.listener()]);
@@ -81,13 +96,21 @@ fn chains(rules: &RuleSet) -> Vec<Chain> {
             "prerouting",
             "filter",
             RAW,
-            views.iter().flat_map(View::prerouting).collect(),
+            views
+                .iter()
+                .flat_map(View::prerouting)
+                .chain(closed.clone())
+                .collect(),
         ),
         Chain::base(
             "forward",
             "filter",
             FILTER,
-            views.iter().flat_map(View::forward).collect(),
+            views
+                .iter()
+                .flat_map(View::forward)
+                .chain(closed.clone())
+                .collect(),
         ),
         Chain::base(
             "nat_output",
@@ -99,7 +122,12 @@ fn chains(rules: &RuleSet) -> Vec<Chain> {
             "output",
             "filter",
             FILTER,
-            views.iter().flat_map(View::output).collect(),
+            views
+                .iter()
+                .flat_map(View::output)
+                .chain(closed)
+                .chain(closed_before_nat)
+                .collect(),
         ),
         Chain::base(
             "input",
@@ -126,6 +154,11 @@ fn refuse() -> Chain {
     )
 }
 
+/// An address family, as nft calls it.
+fn word(ip: IpAddr) -> &'static str {
+    if ip.is_ipv4() { "ip" } else { "ip6" }
+}
+
 /// One metadata address and its listener, in the words of nft.
 struct View<'a> {
     rules: &'a RuleSet,
@@ -139,10 +172,8 @@ struct View<'a> {
 
 impl<'a> View<'a> {
     fn new(rules: &'a RuleSet, destination: MetadataAddr) -> Self {
-        let (ip, family) = match destination.0 {
-            SocketAddr::V4(_) => ("ip", "v4"),
-            SocketAddr::V6(_) => ("ip6", "v6"),
-        };
+        let ip = word(destination.0.ip());
+        let family = if destination.0.is_ipv4() { "v4" } else { "v6" };
         Self {
             rules,
             ip,

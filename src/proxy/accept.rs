@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::sync::watch;
 
+use super::answer::{self, Persistence};
 use super::gate::{Gate, Inbox, LeftOver};
 use super::{Proxy, pipeline::Closed};
 use crate::audit::{self, Event, Reason};
@@ -111,13 +112,19 @@ impl Proxy {
         let socket = ClientSocket { client, service };
         let inbox = Arc::new(Inbox::default());
         let gate = Gate::new(stream, Arc::clone(&self.service), Arc::clone(&inbox));
-        let requests = service_fn(|_| {
+        let stopping = stop.clone();
+        let requests = service_fn(|request| {
             let (proxy, inbox) = (Arc::clone(&self), Arc::clone(&inbox));
+            let (asked, stopping) = (Persistence::asked_by(&request), stopping.clone());
             async move {
                 let arrived = inbox.take().ok_or(Closed)?;
-                let served = proxy.serve_or_500(socket, arrived).await;
+                let mut reply = proxy.serve_or_500(socket, arrived).await;
+                if let Ok(reply) = &mut reply {
+                    let last = *stopping.borrow();
+                    answer::settle(reply, if last { Persistence::Close } else { asked });
+                }
                 inbox.answered();
-                served
+                reply
             }
         });
         let mut connection = std::pin::pin!(

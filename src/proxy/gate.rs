@@ -10,7 +10,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
@@ -40,7 +40,14 @@ pub(super) type Arrived = Result<CanonicalRequest, Rejected>;
 
 /// Where the gate leaves a request for the pipeline.
 #[derive(Default)]
-pub(super) struct Inbox(Mutex<Slot>);
+pub(super) struct Inbox(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    slot: Slot,
+    /// Whom to wake when the slot is free.
+    waiting: Option<Waker>,
+}
 
 #[derive(Default)]
 enum Slot {
@@ -66,7 +73,14 @@ impl Inbox {
 
     /// The next head may be read.
     pub(super) fn answered(&self) {
-        self.replace(Slot::Free);
+        let waiting = {
+            let mut state = self.lock();
+            state.slot = Slot::Free;
+            state.waiting.take()
+        };
+        if let Some(waker) = waiting {
+            waker.wake();
+        }
     }
 
     /// At the end of a connection: what nobody took.
@@ -79,14 +93,18 @@ impl Inbox {
     }
 
     fn is_free(&self) -> bool {
-        matches!(*self.lock(), Slot::Free)
+        matches!(self.lock().slot, Slot::Free)
+    }
+
+    fn wake_when_free(&self, waker: &Waker) {
+        self.lock().waiting = Some(waker.clone());
     }
 
     fn replace(&self, slot: Slot) -> Slot {
-        std::mem::replace(&mut *self.lock(), slot)
+        std::mem::replace(&mut self.lock().slot, slot)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Slot> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -175,15 +193,15 @@ impl Gate {
                 }
                 _ => {}
             }
-            match self.poll_fill(cx)? {
-                Poll::Ready(0) => {
+            match self.poll_fill(cx) {
+                Poll::Ready(end @ (Ok(0) | Err(_))) => {
                     if !self.buffer.is_empty() {
                         let part = Rejected::of_bytes(Malformed::RequestLine, &self.buffer);
                         self.inbox.replace(Slot::Abandoned(Box::new(part)));
                     }
-                    return Poll::Ready(Ok(()));
+                    return Poll::Ready(end.map(drop));
                 }
-                Poll::Ready(_) => {}
+                Poll::Ready(Ok(_)) => {}
                 Poll::Pending => {
                     ready!(self.deadline.poll(cx));
                     if !self.buffer.is_empty() {
@@ -200,9 +218,15 @@ impl Gate {
     /// interest; what else it sends waits for its turn.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.buffer.len() < BUFFER_MAX {
-            if ready!(self.poll_fill(cx))? == 0 {
-                return Poll::Ready(Ok(()));
+            match self.poll_fill(cx)? {
+                Poll::Ready(0) => return Poll::Ready(Ok(())),
+                Poll::Ready(_) => {}
+                Poll::Pending => break,
             }
+        }
+        // No news of the socket will come for what is here already.
+        if !self.buffer.is_empty() {
+            self.inbox.wake_when_free(cx.waker());
         }
         Poll::Pending
     }

@@ -129,6 +129,7 @@ impl Proxy {
         let mut record = Pending::new(&self.log, socket.client, self.mode);
         if let Ok(caller) = self.callers.identify(socket).await {
             record.facts.subject = Some(Arc::clone(caller.subject()));
+            record.facts.unit = caller.unit().cloned();
         }
         record.facts.method = part.method;
         record.facts.raw = part.raw;

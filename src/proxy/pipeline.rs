@@ -37,10 +37,10 @@ impl Proxy {
         record.facts.policy = Some(Arc::clone(self.policy.hash()));
         describe(&mut record, &arrived);
         let caller = self.callers.identify(socket).await;
-        record.facts.subject = caller
-            .as_ref()
-            .ok()
-            .map(|caller| Arc::clone(caller.subject()));
+        if let Ok(caller) = &caller {
+            record.facts.subject = Some(Arc::clone(caller.subject()));
+            record.facts.unit = caller.unit().cloned();
+        }
         let (request, caller) = match (arrived, caller) {
             (Err(rejected), _) => return Ok(reject(record, rejected)),
             (Ok(_), Err(unknown)) => return Err(close(record, unknown)),

@@ -57,9 +57,8 @@ impl Answer {
             })
             .filter(|(name, _)| !HOP_BY_HOP.contains(name))
             .fold(HeaderMap::new(), |mut kept, (name, value)| {
-                // Keeps its place among the headers; what it says is about
-                // the client's connection, and hyper changes it to `close`
-                // where that one ends.
+                // Keeps its place among the headers; what it says will be
+                // about the client's connection.
                 let value = if name == CONNECTION {
                     KEEP_ALIVE
                 } else {

@@ -36,7 +36,8 @@ struct Fetches {
 
 impl OwnToken {
     /// A token with time left. Callers that come while one is being fetched
-    /// wait for that one, and share its failure.
+    /// wait for that one, and share its failure. A renewal that fails harms
+    /// nobody while the old token is good.
     pub(super) async fn current(&self, service: &Service) -> Result<HeaderValue, UpstreamError> {
         let now = Instant::now();
         if let Some(held) = &*self.held.read().await {
@@ -67,8 +68,16 @@ impl OwnToken {
                 Ok(value)
             }
             Err(error) => {
-                fetches.failed = Some((error, Instant::now()));
-                Err(error)
+                let now = Instant::now();
+                fetches.failed = Some((error, now));
+                match &mut *self.held.write().await {
+                    // Asked ahead of time: the old one does until the next attempt.
+                    Some(held) if now < held.expires => {
+                        held.renew = now + (held.expires - now) / 2;
+                        Ok(held.value.clone())
+                    }
+                    _ => Err(error),
+                }
             }
         }
     }
@@ -97,12 +106,12 @@ async fn fetch(service: &Service) -> Result<Held, UpstreamError> {
         .and_then(secret)
         .filter(|value| !value.is_empty())
         .ok_or(UpstreamError::Invalid("own_token"))?;
-    let granted = answer
+    let granted: u32 = answer
         .headers()
         .get(TTL)
         .and_then(|ttl| ttl.to_str().ok()?.parse().ok())
         .ok_or(UpstreamError::Invalid("own_token"))?;
-    let life = Duration::from_secs(granted);
+    let life = Duration::from_secs(granted.min(ASKED).into());
     Ok(Held {
         value,
         renew: asked + life * 9 / 10,

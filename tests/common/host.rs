@@ -7,9 +7,10 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -142,8 +143,7 @@ impl<'a> Host<'a> {
         fs::write(self.path("policy.d/50-test.toml"), text).unwrap();
     }
 
-    /// `more` comes behind the tables below; keys of theirs can be given there
-    /// as `audit.on_failure = …` cannot: use a drop-in.
+    /// `more` comes behind the keys below, in the same form: `audit.on_failure = …`.
     pub(crate) fn write_config(&self, more: &str) {
         let dir = self.dir.path().display();
         let text = format!(
@@ -231,11 +231,43 @@ impl<'a> Host<'a> {
         Pid::from_raw(self.daemon.as_ref().unwrap().id().try_into().unwrap())
     }
 
+    /// Runs `imdsfw run`, which must not come to serve; returns what it says.
+    pub(crate) fn refused(&self) -> String {
+        refused(self.command("run"))
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub(crate) fn kill_daemon(&mut self) {
+        let mut daemon = self.daemon.take().unwrap();
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+    }
+
     /// SIGTERM, and waits for the end.
     pub(crate) fn stop_daemon(&mut self) {
         kill(self.daemon_pid(), Signal::SIGTERM).unwrap();
         let mut daemon = self.daemon.take().unwrap();
         assert!(daemon.wait().unwrap().success(), "the daemon ends cleanly");
+    }
+
+    /// Puts a file system of so many KiB under the log, for it to be filled.
+    pub(crate) fn mount_small_log(&self, kib: u32) {
+        let size = format!("size={kib}k,uid={},gid={}", DAEMON.uid, DAEMON.gid);
+        mount(
+            Some("tmpfs"),
+            &self.path("log"),
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some(size.as_str()),
+        )
+        .unwrap();
+    }
+
+    /// The records of one kind of event.
+    pub(crate) fn events(&self, event: &str) -> Vec<Value> {
+        let mut events = self.audit();
+        events.retain(|it| it["event"] == event);
+        events
     }
 
     /// Every whole record in the log now.
@@ -269,7 +301,27 @@ impl Drop for Host<'_> {
             let _ = child.kill();
             let _ = child.wait();
         }
+        // What is mounted there would keep the directory from being removed.
+        let _ = umount2(&self.path("log"), MntFlags::MNT_DETACH);
     }
+}
+
+/// Runs a command that must end with exit code 1; returns what it says.
+pub(crate) fn refused(mut command: Command) -> String {
+    let child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let pid = Pid::from_raw(child.id().try_into().unwrap());
+    let (ended, end) = mpsc::channel::<()>();
+    let timer = std::thread::spawn(move || {
+        if end.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            kill(pid, Signal::SIGKILL).unwrap();
+        }
+    });
+    let output = child.wait_with_output().unwrap();
+    drop(ended);
+    timer.join().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    said
 }
 
 /// Polls for what another process is about to do.

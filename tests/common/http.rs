@@ -47,6 +47,36 @@ pub(crate) fn raw(user: User, to: &str, bytes: &[u8]) -> Answer {
     read_answer(&mut stream).unwrap()
 }
 
+/// Sends these bytes on a connection of their own, and reads answers until
+/// the other side ends it: one that leaves it open fails the test.
+pub(crate) fn until_closed(user: User, to: &str, bytes: &[u8]) -> Vec<Answer> {
+    let mut stream = connect(user, to);
+    let _ = stream.write_all(bytes);
+    rest(&mut stream)
+}
+
+/// All answers to come, until the other side ends the connection.
+pub(crate) fn rest(stream: &mut TcpStream) -> Vec<Answer> {
+    let mut bytes = Vec::new();
+    match stream.read_to_end(&mut bytes) {
+        Err(error) if error.kind() != io::ErrorKind::ConnectionReset => {
+            panic!(
+                "{error}: still open after {:?}",
+                String::from_utf8_lossy(&bytes)
+            )
+        }
+        _ => {}
+    }
+    let mut answers = Vec::new();
+    let mut rest = bytes.as_slice();
+    while let Some(answer) = whole(rest) {
+        rest = &rest[answer.head.len() + 4 + answer.body.len()..];
+        answers.push(answer);
+    }
+    assert!(rest.is_empty(), "{:?}", String::from_utf8_lossy(rest));
+    answers
+}
+
 /// One GET on a connection of its own.
 pub(crate) fn get(user: User, to: &str, path: &str, token: Option<&str>) -> Answer {
     raw(
@@ -112,13 +142,14 @@ pub(crate) fn read_answer(stream: &mut TcpStream) -> io::Result<Answer> {
 fn whole(bytes: &[u8]) -> Option<Answer> {
     let text = std::str::from_utf8(bytes).ok()?;
     let (head, body) = text.split_once("\r\n\r\n")?;
-    let answer = Answer {
+    let mut answer = Answer {
         status: status(head),
         head: head.into(),
-        body: body.into(),
+        body: String::new(),
     };
     let length: usize = answer.header("content-length")?.parse().ok()?;
-    (body.len() >= length).then_some(answer)
+    answer.body = body.get(..length)?.into();
+    Some(answer)
 }
 
 fn status(head: &str) -> u16 {

@@ -12,5 +12,10 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod http_table;
+mod observe;
 mod readme;
 mod scenes;
+mod start;
+mod tokens;
+mod upstream;

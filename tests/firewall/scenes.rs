@@ -1,5 +1,9 @@
 //! What the README promises, as users see it.
 
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
 use crate::common::host::{Host, Setup};
 use crate::common::http::{V4, V6, get, token};
 use crate::common::net::in_network;
@@ -68,5 +72,31 @@ fn a_client_without_a_token_and_one_with_a_stolen_token_get_401() {
             host.seen_by_service("connection").is_empty(),
             "nothing was permitted"
         );
+    });
+}
+
+#[test]
+fn the_record_names_the_unit_in_which_the_socket_was_made() {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mount = mounts
+        .lines()
+        .find(|line| line.contains(" - cgroup2 "))
+        .expect("cgroup v2");
+    let unit = format!("imdsfw-test-{}.service", std::process::id());
+    let cgroup = Path::new(mount.split(' ').nth(4).unwrap()).join(&unit);
+    in_network(move |net| {
+        let host = Host::start(net, &Setup::default());
+        fs::create_dir(&cgroup).unwrap();
+        let command = format!(
+            "echo $$ > {}/cgroup.procs; curl -s http://169.254.169.254/",
+            cgroup.display()
+        );
+        let status = Command::new("sh").args(["-c", &command]).status();
+        get(ALICE, V4, "/", None);
+        let records = host.records(2);
+        fs::remove_dir(&cgroup).unwrap();
+        assert!(status.unwrap().success());
+        assert_eq!(records[0]["caller"]["unit"], unit);
+        assert_ne!(records[1]["caller"]["unit"], unit);
     });
 }

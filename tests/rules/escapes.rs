@@ -7,7 +7,8 @@ use std::os::fd::AsRawFd as _;
 
 use nix::sys::socket::{MsgFlags, SockProtocol, SockType, SockaddrStorage, connect, recv, send};
 
-use imdsfw::intercept::render;
+use imdsfw::ids::Uid;
+use imdsfw::intercept::{RuleSet, render};
 
 use crate::common::net::{Net, families, in_network, sysctl};
 use crate::common::nft;
@@ -311,5 +312,27 @@ fn a_nat_rule_ahead_of_ours_leads_to_no_other_process_of_the_host() {
             ROOT.connect(family.service).unwrap();
             hijacker.accept().unwrap();
         }
+    });
+}
+
+#[test]
+fn an_address_that_the_config_leaves_out_is_closed() {
+    in_network(|net| {
+        let [v4, v6] = families();
+        let _service = net.service(|| listen(v6.service));
+        let only_v4 = RuleSet::new(&[v4.service], 253, Uid(DAEMON.uid)).unwrap();
+        imdsfw::intercept::apply(&only_v4).unwrap();
+        assert!(
+            ALICE.connect(v6.service).is_ok(),
+            "not guarded, it is the way around"
+        );
+
+        let closed = only_v4.closing(&[v4.service, v6.service]);
+        imdsfw::intercept::apply(&closed).unwrap();
+        assert_eq!(imdsfw::intercept::verify(&closed).unwrap(), []);
+        for user in [ALICE, ROOT, DAEMON] {
+            assert_refused(user.connect(v6.service));
+        }
+        assert_refused(net.container(|| ALICE.connect(v6.service)));
     });
 }
