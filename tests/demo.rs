@@ -5,7 +5,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -159,7 +161,20 @@ fn the_shell_is_inside_and_its_end_is_the_end() {
 
 #[test]
 fn without_root_it_says_why_it_wants_sudo() {
-    let output = demo()
+    // Where the build directory is closed to others, so is the binary.
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let copy = directory.path().join("imdsfw");
+    // By a process of its own: a descriptor open for writing, inherited by what
+    // another thread starts meanwhile, would keep it from being run.
+    let copied = Command::new("cp")
+        .args([Path::new(env!("CARGO_BIN_EXE_imdsfw")), &copy])
+        .status()
+        .unwrap();
+    assert!(copied.success());
+    let output = Command::new(copy)
+        .arg("demo")
+        .current_dir("/")
         .uid(4001)
         .gid(4100)
         .env("PATH", "/nonexistent")
