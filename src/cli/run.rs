@@ -1,6 +1,5 @@
 //! `imdsfw run`.
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use super::{ConfigArg, Outcome};
@@ -20,7 +19,6 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> Outcome {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
         .without_time()
         .with_target(false)
         .with_max_level(tracing::Level::INFO)

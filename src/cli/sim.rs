@@ -1,6 +1,6 @@
 //! `imdsfw sim`.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -80,7 +80,6 @@ pub(super) fn run(args: Args) -> Outcome {
     let settings = settings(args)?;
     tracing_subscriber::fmt()
         .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
         .with_max_level(tracing::Level::WARN)
         .init();
     tokio::runtime::Builder::new_current_thread()

@@ -172,10 +172,9 @@ fn expect() {
         &["Expect: 100-continue\r\n", "expect: x\r\n"],
     );
     refused(malformed(417, "expect"), |token| {
-        let headers = format!(
-            "X-aws-ec2-metadata-token-ttl-seconds: 60\r\nExpect: 100-continue\r\nContent-Length: 2\r\n"
-        );
-        let bytes = with("PUT /latest/api/token HTTP/1.1", &headers, token);
+        let headers = "X-aws-ec2-metadata-token-ttl-seconds: 60\r\n\
+                       Expect: 100-continue\r\nContent-Length: 2\r\n";
+        let bytes = with("PUT /latest/api/token HTTP/1.1", headers, token);
         vec![(bytes, Some("/latest/api/token".into()))]
     });
 }
