@@ -235,6 +235,11 @@ impl<'a> Host<'a> {
     /// SIGTERM, and waits for the end.
     pub(crate) fn stop_daemon(&mut self) {
         kill(self.daemon_pid(), Signal::SIGTERM).unwrap();
+        self.await_end();
+    }
+
+    /// Waits for the end of a daemon that was told to stop.
+    pub(crate) fn await_end(&mut self) {
         let mut daemon = self.daemon.take().unwrap();
         assert!(daemon.wait().unwrap().success(), "the daemon ends cleanly");
     }

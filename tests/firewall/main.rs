@@ -10,6 +10,7 @@
     clippy::cast_possible_truncation
 )]
 
+mod audit;
 #[path = "../common/mod.rs"]
 mod common;
 mod observe;
