@@ -8,7 +8,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -28,6 +28,9 @@ use crate::request::{Malformed, Rejected};
 
 /// How long accepting rests when the process or host has no descriptor left.
 const EMFILE_PAUSE: Duration = Duration::from_millis(100);
+/// An overload that is back within this time is the same one, and is not
+/// recorded again.
+const OVERLOAD_OVER: Duration = Duration::from_secs(10);
 
 /// A listening socket and the metadata address whose connections the rules
 /// redirect to it. One listener and port per destination and family: were
@@ -63,7 +66,7 @@ impl Proxy {
         slots: Arc<Semaphore>,
         mut stop: watch::Receiver<bool>,
     ) {
-        let mut paused = false;
+        let mut exhausted: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
                 () = stopped(&mut stop) => return,
@@ -71,7 +74,6 @@ impl Proxy {
             };
             match accepted {
                 Ok((slot, stream, peer)) => {
-                    paused = false;
                     let proxy = Arc::clone(&self);
                     let stop = stop.clone();
                     tokio::spawn(async move {
@@ -82,8 +84,8 @@ impl Proxy {
                     });
                 }
                 Err(error) if is_exhausted(&error) => {
-                    if !paused {
-                        paused = true;
+                    let since = exhausted.replace(Instant::now());
+                    if since.is_none_or(|at| at.elapsed() > OVERLOAD_OVER) {
                         tracing::error!(%error, "accepting pauses");
                         let detail = serde_json::json!({ "error": error.to_string() });
                         self.log.event(Event::DaemonOverloaded, &detail);
