@@ -200,16 +200,17 @@ impl<'a> Host<'a> {
 
     /// Starts the daemon and returns when it says that it serves.
     pub(crate) fn start_daemon(&mut self) {
+        self.start_daemon_by(self.command("run"));
+    }
+
+    /// The same by another command, which becomes `imdsfw run`.
+    pub(crate) fn start_daemon_by(&mut self, mut command: Command) {
         let name = self.path("notify.sock");
         let _ = fs::remove_file(&name);
         let notify = UnixDatagram::bind(&name).unwrap();
         fs::set_permissions(&name, Permissions::from_mode(0o777)).unwrap();
         notify.set_read_timeout(Some(PATIENCE)).unwrap();
-        let daemon = self
-            .command("run")
-            .env("NOTIFY_SOCKET", &name)
-            .spawn()
-            .unwrap();
+        let daemon = command.env("NOTIFY_SOCKET", &name).spawn().unwrap();
         self.daemon = Some(daemon);
         let mut state = [0; 64];
         let len = notify.recv(&mut state).expect("the daemon is not ready");

@@ -13,7 +13,9 @@
 mod audit;
 #[path = "../common/mod.rs"]
 mod common;
+mod log_file;
 mod observe;
+mod overload;
 mod scenes;
 mod start;
 mod tokens;
