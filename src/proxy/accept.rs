@@ -26,8 +26,8 @@ use crate::caller::ClientSocket;
 use crate::ids::{ClientAddr, MetadataAddr, unmapped};
 use crate::request::{Malformed, Rejected};
 
-/// How long accepting rests when the process or host has no descriptor left.
-const EMFILE_PAUSE: Duration = Duration::from_millis(100);
+/// How long accepting rests when it fails, as without a descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// An overload that is back within this time is the same one, and is not
 /// recorded again.
 const OVERLOAD_OVER: Duration = Duration::from_secs(10);
@@ -83,17 +83,16 @@ impl Proxy {
                         drop(slot);
                     });
                 }
-                Err(error) if is_exhausted(&error) => {
+                Err(error) if is_the_clients(&error) => {}
+                Err(error) => {
                     let since = exhausted.replace(Instant::now());
                     if since.is_none_or(|at| at.elapsed() > OVERLOAD_OVER) {
                         tracing::error!(%error, "accepting pauses");
                         let detail = serde_json::json!({ "error": error.to_string() });
                         self.log.event(Event::DaemonOverloaded, &detail);
                     }
-                    tokio::time::sleep(EMFILE_PAUSE).await;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
-                // The client was gone before it was accepted.
-                Err(_) => {}
             }
         }
     }
@@ -175,10 +174,23 @@ async fn accept_one(
     Ok((slot, stream, peer))
 }
 
-fn is_exhausted(error: &io::Error) -> bool {
+/// Whether only the connection to be accepted is at fault: its client is gone,
+/// or the network to it (accept(2)). All else would come again at once.
+fn is_the_clients(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+        Some(
+            libc::ECONNABORTED
+                | libc::ECONNRESET
+                | libc::EPROTO
+                | libc::ENOPROTOOPT
+                | libc::EOPNOTSUPP
+                | libc::ENETDOWN
+                | libc::ENETUNREACH
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+                | libc::ENONET
+        )
     )
 }
 
