@@ -10,6 +10,7 @@
     clippy::cast_possible_truncation
 )]
 
+mod answers;
 mod audit;
 #[path = "../common/mod.rs"]
 mod common;
