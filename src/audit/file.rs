@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 /// How far from its end a file is searched for the end of its last whole
@@ -30,6 +30,11 @@ pub(super) fn open(path: &Path) -> io::Result<(File, u64)> {
     }
     let seq = repair(&mut file)?;
     Ok((file, seq))
+}
+
+/// Whether the file has no name any more.
+pub(super) fn is_removed(file: &File) -> io::Result<bool> {
+    Ok(file.metadata()?.nlink() == 0)
 }
 
 /// Appends all of it or, as far as the disk lets us, none of it.

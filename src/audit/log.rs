@@ -54,13 +54,18 @@ struct Queue {
 struct Entry {
     /// Where the record ends in the bytes it stands in.
     end: usize,
-    /// Told once it is on disk; dropped untold when it cannot be written.
-    waiting: Option<oneshot::Sender<()>>,
+    /// Told once it is written, or withdrawn.
+    waiting: Option<oneshot::Sender<Written>>,
 }
 
-/// The record could not be written and is withdrawn.
+/// What became of a record that somebody waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unwritable;
+pub(super) enum Written {
+    /// It is in the file.
+    Whole,
+    /// It could not be written, and will not be.
+    Withdrawn,
+}
 
 /// The writing thread, to be joined at the end.
 pub struct Writer(Log, JoinHandle<()>);
@@ -83,6 +88,7 @@ impl Log {
             file,
             seq,
             failing_since: None,
+            reopening: false,
         };
         let thread = std::thread::Builder::new()
             .name("imdsfw-audit".into())
@@ -126,14 +132,15 @@ impl Log {
         self.push(record, None);
     }
 
-    /// Appends, and waits until the record is on disk.
-    pub(super) async fn append_durably<B: Serialize>(&self, body: &B) -> Result<(), Unwritable> {
+    /// Appends a record that its answer waits for; `None` while nothing can
+    /// be written. Whoever stops listening leaves the record to be written.
+    pub(super) fn append_awaited<B: Serialize>(
+        &self,
+        body: &B,
+    ) -> Option<oneshot::Receiver<Written>> {
         let record = self.render(body);
-        let (told, waiting) = oneshot::channel();
-        if !self.push(record, Some(told)) {
-            return Err(Unwritable);
-        }
-        waiting.await.map_err(|_| Unwritable)
+        let (tell, told) = oneshot::channel();
+        self.push(record, Some(tell)).then_some(told)
     }
 
     /// A record without its first two fields, which the writer puts before it.
@@ -156,7 +163,7 @@ impl Log {
         serde_json::to_vec(&whole).unwrap_or_default()
     }
 
-    fn push(&self, record: Vec<u8>, waiting: Option<oneshot::Sender<()>>) -> bool {
+    fn push(&self, record: Vec<u8>, waiting: Option<oneshot::Sender<Written>>) -> bool {
         let mut queue = self.queue();
         if waiting.is_some() && queue.failing {
             return false;
@@ -197,30 +204,55 @@ struct Writing {
     file: File,
     seq: u64,
     failing_since: Option<Instant>,
+    /// Asked for, and not yet done.
+    reopening: bool,
 }
 
 impl Writing {
     fn run(&mut self) {
         loop {
             let (batch, reopen, closing) = self.wait();
-            if (reopen || self.failing_since.is_some())
-                && let Ok((file, _)) = file::open(&self.path)
-            {
-                self.file = file;
+            self.reopening |= reopen;
+            match self.ready_file().and_then(|()| self.write(&batch)) {
+                Ok(()) if batch.entries.is_empty() => {}
+                Ok(()) => {
+                    batch.tell();
+                    self.recover();
+                }
+                Err(error) => {
+                    batch.put_back(&mut self.log.queue());
+                    self.fail(&error);
+                }
             }
-            if let Err(error) = self.write(batch) {
-                self.fail(&error);
-            }
-            if reopen {
-                self.log.event(
-                    Event::AuditReopened,
-                    &serde_json::json!({ "file": self.path }),
-                );
-            }
-            if closing && (self.failing_since.is_some() || self.log.queue().entries.is_empty()) {
-                return;
+            if closing {
+                let queue = self.log.queue();
+                if queue.entries.is_empty() {
+                    return;
+                }
+                if self.failing_since.is_some() {
+                    let records = queue.lost + u64::try_from(queue.entries.len()).unwrap_or(0);
+                    tracing::error!(records, "ended with records that could not be written");
+                    return;
+                }
             }
         }
+    }
+
+    /// Opens the log again where that was asked for, where writing failed, and
+    /// where the file is gone: what is written to it then, nobody can read.
+    fn ready_file(&mut self) -> io::Result<()> {
+        let removed = file::is_removed(&self.file)?;
+        if self.reopening || removed || self.failing_since.is_some() {
+            (self.file, _) = file::open(&self.path)?;
+            if self.reopening || removed {
+                self.log.event(
+                    Event::AuditReopened,
+                    &serde_json::json!({ "file": self.path, "removed": removed }),
+                );
+            }
+            self.reopening = false;
+        }
+        Ok(())
     }
 
     fn wait(&self) -> (Batch, bool, bool) {
@@ -248,7 +280,7 @@ impl Writing {
         (batch, std::mem::take(&mut queue.reopen), queue.closing)
     }
 
-    fn write(&mut self, batch: Batch) -> io::Result<()> {
+    fn write(&mut self, batch: &Batch) -> io::Result<()> {
         let mut out = Vec::with_capacity(batch.bytes.len() + batch.entries.len() * 32);
         let mut seq = self.seq;
         let mut start = 0;
@@ -260,18 +292,8 @@ impl Writing {
             out.push(b'\n');
             start = entry.end;
         }
-        if let Err(error) = file::append_whole(&mut self.file, &out) {
-            batch.put_back(&mut self.log.queue());
-            return Err(error);
-        }
+        file::append_whole(&mut self.file, &out)?;
         self.seq = seq;
-        for waiting in batch.entries.into_iter().filter_map(|entry| entry.waiting) {
-            // Nobody waits any more: the client has gone.
-            let _ = waiting.send(());
-        }
-        if !out.is_empty() {
-            self.recover();
-        }
         Ok(())
     }
 
@@ -315,6 +337,13 @@ struct Batch {
 }
 
 impl Batch {
+    fn tell(self) {
+        for waiting in self.entries.into_iter().filter_map(|entry| entry.waiting) {
+            // Nobody waits any more: the client has gone.
+            let _ = waiting.send(Written::Whole);
+        }
+    }
+
     /// Queues again, ahead of newer ones, what nobody waits for. What somebody
     /// waits for is withdrawn: that answer will not leave, and another record
     /// will say so.
@@ -327,7 +356,10 @@ impl Batch {
         for batch in [self, newer] {
             let mut start = 0;
             for entry in batch.entries {
-                if entry.waiting.is_none() {
+                let withdrawn = entry
+                    .waiting
+                    .is_some_and(|waiting| waiting.send(Written::Withdrawn).is_ok());
+                if !withdrawn {
                     queue
                         .bytes
                         .extend(batch.bytes.get(start..entry.end).unwrap_or_default());

@@ -13,6 +13,6 @@ mod request;
 mod tests;
 
 pub use host::InstanceFacts;
-pub use log::{Log, Unwritable, Writer};
+pub use log::{Log, Writer};
 pub use record::{CredentialRecord, Decision, Event, Reason, SCHEMA};
 pub use request::{Ending, Facts, Pending, connection_refused};

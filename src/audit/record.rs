@@ -30,7 +30,7 @@ pub enum Event {
     /// The daemon ends.
     #[serde(rename = "daemon.stopped")]
     DaemonStopped,
-    /// Accepting was paused and resumed.
+    /// Accepting pauses: the host or the process has no descriptor left.
     #[serde(rename = "daemon.overloaded")]
     DaemonOverloaded,
     /// A policy is in force.

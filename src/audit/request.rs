@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::log::{Log, Unwritable};
+use tokio::sync::oneshot;
+
+use super::log::{Log, Written};
 use super::record::{
     CallerRecord, CredentialRecord, Decision, Event, Reason, RequestBody, RequestRecord,
 };
@@ -23,7 +25,14 @@ pub struct Pending {
     mode: Mode,
     /// Filled in as it becomes known.
     pub facts: Facts,
-    finished: bool,
+    state: State,
+}
+
+enum State {
+    Open,
+    /// Its one record is on its way to the file, or withdrawn.
+    Awaited(oneshot::Receiver<Written>),
+    Finished,
 }
 
 /// What is known of a request so far.
@@ -80,7 +89,7 @@ impl Pending {
             address,
             mode,
             facts: Facts::default(),
-            finished: false,
+            state: State::Open,
         }
     }
 
@@ -97,24 +106,27 @@ impl Pending {
     /// Writes the record, and only then returns. Unwritable, the record is
     /// withdrawn and the guard is given back, to be finished another way.
     pub async fn finish_durably(mut self, ending: Ending) -> Result<(), Self> {
-        // While the disk is asked the client may leave, and this be dropped:
-        // the record is on its way by then and counts as the one.
-        self.finished = true;
-        let log = self.log.clone();
-        let written = log
-            .append_durably(&self.body(Event::Request, &ending))
-            .await;
-        match written {
-            Ok(()) => Ok(()),
-            Err(Unwritable) => {
-                self.finished = false;
-                Err(self)
-            }
+        let body = self.body(Event::Request, &ending);
+        let Some(told) = self.log.append_awaited(&body) else {
+            return Err(self);
+        };
+        // Held by the guard: the client may leave while the disk is asked.
+        self.state = State::Awaited(told);
+        let written = match &mut self.state {
+            State::Awaited(told) => told.await,
+            _ => Ok(Written::Withdrawn),
+        };
+        if written == Ok(Written::Whole) {
+            self.state = State::Finished;
+            Ok(())
+        } else {
+            self.state = State::Open;
+            Err(self)
         }
     }
 
     fn write(&mut self, ending: Ending) {
-        self.finished = true;
+        self.state = State::Finished;
         self.log.append(&self.body(Event::Request, &ending));
     }
 
@@ -148,14 +160,27 @@ impl Pending {
             status: ending.status,
             bytes: if is_head { 0 } else { ending.bytes },
             latency_us: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
-            credential: facts.credential.as_ref(),
+            // An answer that did not leave handed out nothing.
+            credential: facts
+                .credential
+                .as_ref()
+                .filter(|_| ending.decision == Decision::Allow),
         }
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        if !self.finished {
+        let recorded = match &mut self.state {
+            State::Open => false,
+            // Not told by now: then it stays in the queue.
+            State::Awaited(told) => {
+                told.close();
+                told.try_recv() != Ok(Written::Withdrawn)
+            }
+            State::Finished => true,
+        };
+        if !recorded {
             let (reason, detail, status) = if std::thread::panicking() {
                 (Reason::Internal, Some("panic"), Some(500))
             } else if self.log.is_ending() {

@@ -1,5 +1,6 @@
 use std::path::Path;
 use std::sync::Arc;
+use std::task::Poll;
 
 use serde_json::Value;
 
@@ -115,4 +116,31 @@ async fn numbers_have_no_gap_under_many_writers_and_across_runs() {
         .map(|it| it["seq"].as_u64().unwrap())
         .collect();
     assert_eq!(seqs, (1..=4000).collect::<Vec<_>>());
+}
+
+/// A client may leave while its record is on its way to the disk, and the
+/// disk may fail just then.
+#[tokio::test]
+async fn a_request_dropped_while_its_record_is_awaited_has_one_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, kept) = (dir.path().join("audit.jsonl"), dir.path().join("kept"));
+    const RUNS: u32 = 100;
+    for run in 0..RUNS {
+        let (log, writer) = Log::open(path.clone(), run).unwrap();
+        std::fs::rename(&path, &kept).unwrap();
+        std::os::unix::fs::symlink("nowhere", &path).unwrap();
+        // From here on nothing can be written until the file is back.
+        log.reopen();
+        let mut durably = Box::pin(pending(&log).finish_durably(allowed(0)));
+        std::future::poll_fn(|cx| Poll::Ready(durably.as_mut().poll(cx).is_ready())).await;
+        for _ in 0..run {
+            std::thread::yield_now();
+        }
+        drop(durably);
+        std::fs::rename(&kept, &path).unwrap();
+        writer.close();
+    }
+    let mut requests = records(&path);
+    requests.retain(|it| it["event"] == "request");
+    assert_eq!(requests.len(), usize::try_from(RUNS).unwrap());
 }

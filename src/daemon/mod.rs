@@ -65,6 +65,13 @@ fn serve(
     uid: ids::Uid,
     descriptors: usize,
 ) -> Result<(), StartError> {
+    let callers = Callers::new(uid, accounts::lookup).map_err(StartError::SockDiag)?;
+    // One thread serves: the work of a request is smaller than handing it over.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(NSS_THREADS)
+        .build()
+        .map_err(StartError::Runtime)?;
     let run = getrandom::u32().map_err(StartError::Random)?;
     let file = &config.audit.file;
     let (log, writer) =
@@ -77,21 +84,13 @@ fn serve(
             rules: policy.len(),
         },
     );
-    let callers = Callers::new(uid, accounts::lookup).map_err(StartError::SockDiag)?;
     let proxy = Proxy::new(config, policy, log.clone(), callers).map_err(StartError::Random)?;
-    // One thread serves: the work of a request is smaller than handing it over.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(NSS_THREADS)
-        .build()
-        .map_err(StartError::Runtime)?;
     let served = runtime.block_on(async {
         let stop = on_signals(log.clone())?;
         notify::ready();
         tracing::info!("serving");
         Arc::new(proxy).run(listeners, descriptors, stop).await
     });
-    notify::stopping();
     log.ending();
     // A hanging NSS module may not hold up the end.
     runtime.shutdown_background();
@@ -162,6 +161,7 @@ fn on_signals(log: Log) -> std::io::Result<watch::Receiver<bool>> {
                 _ = int.recv() => break,
             }
         }
+        notify::stopping();
         tell.send_replace(true);
     });
     Ok(told)

@@ -8,7 +8,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -26,8 +26,11 @@ use crate::caller::ClientSocket;
 use crate::ids::{ClientAddr, MetadataAddr, unmapped};
 use crate::request::{Malformed, Rejected};
 
-/// How long accepting rests when the process or host has no descriptor left.
-const EMFILE_PAUSE: Duration = Duration::from_millis(100);
+/// How long accepting rests when it fails, as without a descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// An overload that is back within this time is the same one, and is not
+/// recorded again.
+const OVERLOAD_OVER: Duration = Duration::from_secs(10);
 
 /// A listening socket and the metadata address whose connections the rules
 /// redirect to it. One listener and port per destination and family: were
@@ -63,7 +66,7 @@ impl Proxy {
         slots: Arc<Semaphore>,
         mut stop: watch::Receiver<bool>,
     ) {
-        let mut paused = false;
+        let mut exhausted: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
                 () = stopped(&mut stop) => return,
@@ -71,7 +74,6 @@ impl Proxy {
             };
             match accepted {
                 Ok((slot, stream, peer)) => {
-                    paused = false;
                     let proxy = Arc::clone(&self);
                     let stop = stop.clone();
                     tokio::spawn(async move {
@@ -81,17 +83,16 @@ impl Proxy {
                         drop(slot);
                     });
                 }
-                Err(error) if is_exhausted(&error) => {
-                    if !paused {
-                        paused = true;
+                Err(error) if is_the_clients(&error) => {}
+                Err(error) => {
+                    let since = exhausted.replace(Instant::now());
+                    if since.is_none_or(|at| at.elapsed() > OVERLOAD_OVER) {
                         tracing::error!(%error, "accepting pauses");
                         let detail = serde_json::json!({ "error": error.to_string() });
                         self.log.event(Event::DaemonOverloaded, &detail);
                     }
-                    tokio::time::sleep(EMFILE_PAUSE).await;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
-                // The client was gone before it was accepted.
-                Err(_) => {}
             }
         }
     }
@@ -173,10 +174,23 @@ async fn accept_one(
     Ok((slot, stream, peer))
 }
 
-fn is_exhausted(error: &io::Error) -> bool {
+/// Whether only the connection to be accepted is at fault: its client is gone,
+/// or the network to it (accept(2)). All else would come again at once.
+fn is_the_clients(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+        Some(
+            libc::ECONNABORTED
+                | libc::ECONNRESET
+                | libc::EPROTO
+                | libc::ENOPROTOOPT
+                | libc::EOPNOTSUPP
+                | libc::ENETDOWN
+                | libc::ENETUNREACH
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+                | libc::ENONET
+        )
     )
 }
 

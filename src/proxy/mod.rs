@@ -36,9 +36,9 @@ use pipeline::Closed;
 
 /// Connections open at once on this host, unless there are fewer descriptors.
 const CONNECTIONS_MAX: usize = 4096;
-/// For requests under way when the daemon is told to stop: longer than the
-/// service may take to answer.
-const DRAIN: Duration = Duration::from_secs(6);
+/// For requests under way when the daemon is told to stop, on top of the time
+/// the service may take to answer.
+const DRAIN: Duration = Duration::from_secs(1);
 
 /// Everything a request meets on its way.
 pub struct Proxy {
@@ -51,6 +51,7 @@ pub struct Proxy {
     mode: Mode,
     token_mode: TokenMode,
     on_audit_failure: Action,
+    drain: Duration,
 }
 
 impl Proxy {
@@ -76,6 +77,7 @@ impl Proxy {
             mode: config.policy.mode,
             token_mode: config.tokens,
             on_audit_failure: config.audit.on_failure,
+            drain: config.upstream.timeout.saturating_add(DRAIN),
         })
     }
 
@@ -101,10 +103,8 @@ impl Proxy {
         accept::stopped(&mut stop).await;
         accepting.join_all().await;
         let all = u32::try_from(connections).unwrap_or(u32::MAX);
-        let drained = tokio::time::timeout(DRAIN, slots.acquire_many(all)).await;
-        if drained.is_err() {
-            self.log.ending();
-        }
+        // What is not finished by then is cut off, and recorded as that.
+        let _ = tokio::time::timeout(self.drain, slots.acquire_many(all)).await;
         Ok(())
     }
 

@@ -211,16 +211,17 @@ impl<'a> Host<'a> {
 
     /// Starts the daemon and returns when it says that it serves.
     pub(crate) fn start_daemon(&mut self) {
+        self.start_daemon_by(self.command("run"));
+    }
+
+    /// The same by another command, which becomes `imdsfw run`.
+    pub(crate) fn start_daemon_by(&mut self, mut command: Command) {
         let name = self.path("notify.sock");
         let _ = fs::remove_file(&name);
         let notify = UnixDatagram::bind(&name).unwrap();
         fs::set_permissions(&name, Permissions::from_mode(0o777)).unwrap();
         notify.set_read_timeout(Some(PATIENCE)).unwrap();
-        let daemon = self
-            .command("run")
-            .env("NOTIFY_SOCKET", &name)
-            .spawn()
-            .unwrap();
+        let daemon = command.env("NOTIFY_SOCKET", &name).spawn().unwrap();
         self.daemon = Some(daemon);
         let mut state = [0; 64];
         let len = notify.recv(&mut state).expect("the daemon is not ready");
@@ -246,6 +247,11 @@ impl<'a> Host<'a> {
     /// SIGTERM, and waits for the end.
     pub(crate) fn stop_daemon(&mut self) {
         kill(self.daemon_pid(), Signal::SIGTERM).unwrap();
+        self.await_end();
+    }
+
+    /// Waits for the end of a daemon that was told to stop.
+    pub(crate) fn await_end(&mut self) {
         let mut daemon = self.daemon.take().unwrap();
         assert!(daemon.wait().unwrap().success(), "the daemon ends cleanly");
     }

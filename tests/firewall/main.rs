@@ -10,10 +10,14 @@
     clippy::cast_possible_truncation
 )]
 
+mod answers;
+mod audit;
 #[path = "../common/mod.rs"]
 mod common;
 mod http_table;
+mod log_file;
 mod observe;
+mod overload;
 mod readme;
 mod scenes;
 mod start;
