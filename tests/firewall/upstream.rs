@@ -54,12 +54,7 @@ fn outcome(status: u16, reason: &str, detail: &str) -> (u16, String, String) {
 #[test]
 fn a_service_that_is_down_is_a_502_and_back_without_a_restart() {
     in_network(|net| {
-        // A refusal needs no short deadlines, and busy machines miss them.
-        let setup = Setup {
-            service: false,
-            ..Setup::default()
-        };
-        let mut host = Host::start(net, &setup);
+        let mut host = Host::start(net, &alone());
         assert_eq!(read(&host), outcome(502, "upstream_unreachable", ""));
         host.start_service(&[]);
         assert_eq!(read(&host), outcome(200, "allowed", ""));
