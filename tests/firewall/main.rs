@@ -10,6 +10,7 @@
     clippy::cast_possible_truncation
 )]
 
+mod attacks;
 #[path = "../common/mod.rs"]
 mod common;
 mod http_table;
