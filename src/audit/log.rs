@@ -83,6 +83,7 @@ impl Log {
             file,
             seq,
             failing_since: None,
+            reopening: false,
         };
         let thread = std::thread::Builder::new()
             .name("imdsfw-audit".into())
@@ -197,30 +198,43 @@ struct Writing {
     file: File,
     seq: u64,
     failing_since: Option<Instant>,
+    /// The file is to be opened again before the next write.
+    reopening: bool,
 }
 
 impl Writing {
     fn run(&mut self) {
         loop {
             let (batch, reopen, closing) = self.wait();
-            if (reopen || self.failing_since.is_some())
-                && let Ok((file, _)) = file::open(&self.path)
-            {
-                self.file = file;
-            }
-            if let Err(error) = self.write(batch) {
+            self.reopening |= reopen;
+            let written = match self.provide_file() {
+                Ok(()) => self.write(batch),
+                Err(error) => {
+                    batch.put_back(&mut self.log.queue());
+                    Err(error)
+                }
+            };
+            if let Err(error) = written {
                 self.fail(&error);
-            }
-            if reopen {
-                self.log.event(
-                    Event::AuditReopened,
-                    &serde_json::json!({ "file": self.path }),
-                );
             }
             if closing && (self.failing_since.is_some() || self.log.queue().entries.is_empty()) {
                 return;
             }
         }
+    }
+
+    /// Opens the file again where that was asked for, or writing failed. What
+    /// was opened before may have been moved away, to be deleted: to go on
+    /// writing there is to write nowhere.
+    fn provide_file(&mut self) -> io::Result<()> {
+        if self.reopening || self.failing_since.is_some() {
+            (self.file, _) = file::open(&self.path)?;
+        }
+        if std::mem::take(&mut self.reopening) {
+            let detail = serde_json::json!({ "file": self.path });
+            self.log.event(Event::AuditReopened, &detail);
+        }
+        Ok(())
     }
 
     fn wait(&self) -> (Batch, bool, bool) {

@@ -116,3 +116,35 @@ async fn numbers_have_no_gap_under_many_writers_and_across_runs() {
         .collect();
     assert_eq!(seqs, (1..=4000).collect::<Vec<_>>());
 }
+
+/// What stands at the path then is a directory, which no log can be.
+fn move_away(path: &Path) {
+    std::fs::rename(path, path.with_extension("1")).unwrap();
+    std::fs::create_dir(path).unwrap();
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_be_opened_again_is_one_that_cannot_be_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.jsonl");
+    let (log, writer) = Log::open(path.clone(), 1).unwrap();
+    move_away(&path);
+    log.reopen();
+    let unwritable = pending(&log).finish_durably(allowed(1)).await;
+    let Err(record) = unwritable else {
+        panic!("written into a file that was moved away");
+    };
+    std::fs::remove_dir(&path).unwrap();
+    record.finish(allowed(2));
+    log.reopen();
+    writer.close();
+    let events: Vec<_> = records(&path)
+        .iter()
+        .map(|it| it["event"].as_str().unwrap().to_owned())
+        .collect();
+    for event in ["request", "audit.failing", "audit.reopened"] {
+        let count = events.iter().filter(|it| *it == event).count();
+        assert_eq!(count, 1, "{event}: {events:?}");
+    }
+    assert_eq!(records(&path.with_extension("1")), Vec::<Value>::new());
+}
