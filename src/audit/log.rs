@@ -54,9 +54,12 @@ struct Queue {
 struct Entry {
     /// Where the record ends in the bytes it stands in.
     end: usize,
-    /// Told once it is on disk; dropped untold when it cannot be written.
-    waiting: Option<oneshot::Sender<()>>,
+    /// Told what became of it.
+    waiting: Option<oneshot::Sender<Fate>>,
 }
+
+/// What became of a record that somebody waits for.
+pub(super) type Fate = Result<(), Unwritable>;
 
 /// The record could not be written and is withdrawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,14 +130,18 @@ impl Log {
         self.push(record, None);
     }
 
-    /// Appends, and waits until the record is on disk.
-    pub(super) async fn append_durably<B: Serialize>(&self, body: &B) -> Result<(), Unwritable> {
+    /// Appends, and gives what will tell whether the record came to be on disk.
+    /// Dropped untold, the record stays and is written like any other.
+    pub(super) fn append_durably<B: Serialize>(
+        &self,
+        body: &B,
+    ) -> Result<oneshot::Receiver<Fate>, Unwritable> {
         let record = self.render(body);
         let (told, waiting) = oneshot::channel();
-        if !self.push(record, Some(told)) {
-            return Err(Unwritable);
+        match self.push(record, Some(told)) {
+            true => Ok(waiting),
+            false => Err(Unwritable),
         }
-        waiting.await.map_err(|_| Unwritable)
     }
 
     /// A record without its first two fields, which the writer puts before it.
@@ -157,7 +164,7 @@ impl Log {
         serde_json::to_vec(&whole).unwrap_or_default()
     }
 
-    fn push(&self, record: Vec<u8>, waiting: Option<oneshot::Sender<()>>) -> bool {
+    fn push(&self, record: Vec<u8>, waiting: Option<oneshot::Sender<Fate>>) -> bool {
         let mut queue = self.queue();
         if waiting.is_some() && queue.failing {
             return false;
@@ -281,7 +288,7 @@ impl Writing {
         self.seq = seq;
         for waiting in batch.entries.into_iter().filter_map(|entry| entry.waiting) {
             // Nobody waits any more: the client has gone.
-            let _ = waiting.send(());
+            let _ = waiting.send(Ok(()));
         }
         if !out.is_empty() {
             self.recover();
@@ -329,9 +336,9 @@ struct Batch {
 }
 
 impl Batch {
-    /// Queues again, ahead of newer ones, what nobody waits for. What somebody
-    /// waits for is withdrawn: that answer will not leave, and another record
-    /// will say so.
+    /// Queues again, ahead of newer ones, what nobody waits for, or no longer.
+    /// What somebody waits for is withdrawn: that answer will not leave, and
+    /// another record will say so.
     fn put_back(self, queue: &mut Queue) {
         queue.failing = true;
         let newer = Batch {
@@ -341,7 +348,10 @@ impl Batch {
         for batch in [self, newer] {
             let mut start = 0;
             for entry in batch.entries {
-                if entry.waiting.is_none() {
+                let withdrawn = entry
+                    .waiting
+                    .is_some_and(|waiting| waiting.send(Err(Unwritable)).is_ok());
+                if !withdrawn {
                     queue
                         .bytes
                         .extend(batch.bytes.get(start..entry.end).unwrap_or_default());

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::log::{Log, Unwritable};
+use tokio::sync::oneshot;
+
+use super::log::{Fate, Log, Unwritable};
 use super::record::{
     CallerRecord, CredentialRecord, Decision, Event, Reason, RequestBody, RequestRecord,
 };
@@ -24,6 +26,8 @@ pub struct Pending {
     /// Filled in as it becomes known.
     pub facts: Facts,
     finished: bool,
+    /// Set while the record is on its way to the disk.
+    fate: Option<oneshot::Receiver<Fate>>,
 }
 
 /// What is known of a request so far.
@@ -81,6 +85,7 @@ impl Pending {
             mode,
             facts: Facts::default(),
             finished: false,
+            fate: None,
         }
     }
 
@@ -97,20 +102,28 @@ impl Pending {
     /// Writes the record, and only then returns. Unwritable, the record is
     /// withdrawn and the guard is given back, to be finished another way.
     pub async fn finish_durably(mut self, ending: Ending) -> Result<(), Self> {
-        // While the disk is asked the client may leave, and this be dropped:
-        // the record is on its way by then and counts as the one.
-        self.finished = true;
-        let log = self.log.clone();
-        let written = log
-            .append_durably(&self.body(Event::Request, &ending))
-            .await;
+        let Ok(fate) = self.log.append_durably(&self.body(Event::Request, &ending)) else {
+            return Err(self);
+        };
+        // While the disk is asked the client may leave, and this be dropped.
+        let written = self.fate.insert(fate).await;
+        self.fate = None;
         match written {
-            Ok(()) => Ok(()),
-            Err(Unwritable) => {
-                self.finished = false;
-                Err(self)
+            Ok(Ok(())) => {
+                self.finished = true;
+                Ok(())
             }
+            _ => Err(self),
         }
+    }
+
+    /// Whether a record was queued and not withdrawn; it counts as the one.
+    fn is_on_its_way(&mut self) -> bool {
+        self.fate.take().is_some_and(|mut fate| {
+            // From here on it can no longer be withdrawn.
+            fate.close();
+            !matches!(fate.try_recv(), Ok(Err(Unwritable)))
+        })
     }
 
     fn write(&mut self, ending: Ending) {
@@ -155,7 +168,7 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        if !self.finished {
+        if !self.finished && !self.is_on_its_way() {
             let (reason, detail, status) = if std::thread::panicking() {
                 (Reason::Internal, Some("panic"), Some(500))
             } else if self.log.is_ending() {

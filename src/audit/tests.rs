@@ -1,5 +1,6 @@
 use std::path::Path;
 use std::sync::Arc;
+use std::task::Poll;
 
 use serde_json::Value;
 
@@ -147,4 +148,31 @@ async fn a_log_that_cannot_be_opened_again_is_one_that_cannot_be_written() {
         assert_eq!(count, 1, "{event}: {events:?}");
     }
     assert_eq!(records(&path.with_extension("1")), Vec::<Value>::new());
+}
+
+/// Whether the client leaves before the writer gives up or after it.
+#[tokio::test]
+async fn a_client_that_leaves_while_the_disk_fails_is_recorded() {
+    for stays in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        let (log, writer) = Log::open(path.clone(), 1).unwrap();
+        move_away(&path);
+        let mut record = pending(&log);
+        record.facts.path = Some("/latest/user-data".into());
+        let mut finishing = Box::pin(record.finish_durably(allowed(1)));
+        let _ = std::future::poll_fn(|cx| Poll::Ready(finishing.as_mut().poll(cx))).await;
+        log.reopen();
+        let finishing = stays.then_some(finishing);
+        assert!(pending(&log).finish_durably(allowed(2)).await.is_err());
+        drop(finishing);
+        std::fs::remove_dir(&path).unwrap();
+        log.reopen();
+        writer.close();
+        // Before the writer knew, it may have gone into the file moved away.
+        let mut written = records(&path.with_extension("1"));
+        written.extend(records(&path));
+        written.retain(|it| it["request"]["path"] == "/latest/user-data");
+        assert_eq!(written.len(), 1, "{stays}: {written:?}");
+    }
 }
