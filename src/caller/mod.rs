@@ -2,7 +2,8 @@
 //! account and groups.
 //!
 //! An identity is looked up for each request and holds for that request
-//! alone; this must never remember one by address or port.
+//! alone; this must never remember one by address or port, nor take the socket
+//! that has an address now for the one that a connection was accepted from.
 
 pub mod accounts;
 mod names;
@@ -16,7 +17,7 @@ use nix::errno::Errno;
 
 pub use sock_diag::{CallerUnknown, ClientSocket, SocketOwner};
 
-use crate::ids::Uid;
+use crate::ids::{ClientAddr, Uid};
 use crate::policy::{Account, Subject};
 
 /// Answers who is asking.
@@ -24,6 +25,14 @@ pub struct Callers {
     diag: Mutex<sock_diag::SockDiag>,
     names: names::Names,
     units: units::Units,
+}
+
+/// The other end of a connection: the one socket that it was accepted from,
+/// for its whole life. Only [`Callers::meet`] makes one.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    socket: ClientSocket,
+    cookie: Result<u64, CallerUnknown>,
 }
 
 /// The caller of one request. Only [`Callers::identify`] makes one.
@@ -45,10 +54,25 @@ impl Callers {
         })
     }
 
-    /// The caller at the other end of `socket`, to be asked when the whole
-    /// request has been read.
-    pub async fn identify(&self, socket: ClientSocket) -> Result<Caller, CallerUnknown> {
-        let owner = self.diag().owner(socket)?;
+    /// The peer of a connection just accepted. What a client sent can still
+    /// be read when it has reset the connection and another user's socket has
+    /// taken its addresses. So the socket is found now and known by its cookie
+    /// from here on; and it counts only if our end `is_open` afterwards, for
+    /// no two connections with these addresses are open at once.
+    pub fn meet(&self, socket: ClientSocket, is_open: impl FnOnce() -> bool) -> Peer {
+        let cookie = match self.diag().owner(socket) {
+            Ok(owner) if is_open() => Ok(owner.cookie),
+            Ok(_) => Err(CallerUnknown::NoSocket),
+            Err(unknown) => Err(unknown),
+        };
+        Peer { socket, cookie }
+    }
+
+    /// The caller at the other end, to be asked when the whole request has
+    /// been read.
+    pub async fn identify(&self, peer: Peer) -> Result<Caller, CallerUnknown> {
+        let Peer { socket, cookie } = peer;
+        let owner = self.diag().owner_by_cookie(socket, cookie?)?;
         let (subject, unit) =
             tokio::join!(self.names.subject(owner.uid), self.units.unit(owner.cgroup));
         Ok(Caller {
@@ -69,6 +93,13 @@ impl Callers {
         // Poisoned: a panic between question and answer. Sequence numbers
         // keep a left-over answer from being taken for the next one.
         self.diag.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Peer {
+    /// Its address.
+    pub fn address(&self) -> ClientAddr {
+        self.socket.client
     }
 }
 

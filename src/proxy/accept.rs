@@ -110,7 +110,11 @@ impl Proxy {
         }
         // An answer is one write; waiting to fill a segment only delays it.
         let _ = stream.set_nodelay(true);
-        let socket = ClientSocket { client, service };
+        // Of a connection that was reset, the peer is no longer told
+        // (ENOTCONN, getpeername(2)).
+        let peer = self.callers.meet(ClientSocket { client, service }, || {
+            stream.peer_addr().is_ok()
+        });
         let inbox = Arc::new(Inbox::default());
         let gate = Gate::new(stream, Arc::clone(&self.service), Arc::clone(&inbox));
         let stopping = stop.clone();
@@ -119,7 +123,7 @@ impl Proxy {
             let (asked, stopping) = (Persistence::asked_by(&request), stopping.clone());
             async move {
                 let arrived = inbox.take().ok_or(Closed)?;
-                let mut reply = proxy.serve_or_500(socket, arrived).await;
+                let mut reply = proxy.serve_or_500(peer, arrived).await;
                 if let Ok(reply) = &mut reply {
                     let last = *stopping.borrow();
                     answer::settle(reply, if last { Persistence::Close } else { asked });
@@ -143,13 +147,13 @@ impl Proxy {
             }
         }
         match inbox.left_over() {
-            Some(LeftOver::Abandoned(rejected)) => self.abandoned(socket, rejected).await,
+            Some(LeftOver::Abandoned(rejected)) => self.abandoned(peer, rejected).await,
             Some(LeftOver::Refused(Ok(_))) => {
                 let disagreed = Rejected::of_bytes(Malformed::ParserDisagrees, b"");
-                let _ = self.serve(socket, Err(disagreed)).await;
+                let _ = self.serve(peer, Err(disagreed)).await;
             }
             Some(LeftOver::Refused(Err(rejected))) => {
-                let _ = self.serve(socket, Err(rejected)).await;
+                let _ = self.serve(peer, Err(rejected)).await;
             }
             None => {}
         }

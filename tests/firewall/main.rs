@@ -11,6 +11,7 @@
 )]
 
 mod answers;
+mod attacks;
 mod audit;
 #[path = "../common/mod.rs"]
 mod common;
