@@ -13,6 +13,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::errno::Errno;
+use tokio::net::TcpStream;
 
 pub use sock_diag::{CallerUnknown, ClientSocket, SocketOwner};
 
@@ -24,6 +25,15 @@ pub struct Callers {
     diag: Mutex<sock_diag::SockDiag>,
     names: names::Names,
     units: units::Units,
+}
+
+/// A client's connection: its own end, by its addresses, and ours.
+#[derive(Clone, Debug)]
+pub struct ClientConnection {
+    /// The end to be named.
+    pub socket: ClientSocket,
+    /// The end that was accepted.
+    pub accepted: Arc<TcpStream>,
 }
 
 /// The caller of one request. Only [`Callers::identify`] makes one.
@@ -45,14 +55,21 @@ impl Callers {
         })
     }
 
-    /// The caller at the other end of `socket`, to be asked when the whole
-    /// request has been read.
-    pub async fn identify(&self, socket: ClientSocket) -> Result<Caller, CallerUnknown> {
-        let owner = self.diag().owner(socket)?;
+    /// The caller at the other end, to be asked when the whole request has
+    /// been read.
+    pub async fn identify(&self, client: &ClientConnection) -> Result<Caller, CallerUnknown> {
+        let owner = self.diag().owner(client.socket)?;
+        // What a client sent can be read when it is long gone, and its port
+        // another one's. But while the kernel still holds our end, nobody else
+        // can have connected here from that port; so our end is looked at after
+        // theirs. getpeername(2): ENOTCONN once a reset has come.
+        if client.accepted.peer_addr().is_err() {
+            return Err(CallerUnknown::NoSocket);
+        }
         let (subject, unit) =
             tokio::join!(self.names.subject(owner.uid), self.units.unit(owner.cgroup));
         Ok(Caller {
-            socket,
+            socket: client.socket,
             owner,
             subject,
             unit,

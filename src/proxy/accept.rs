@@ -22,7 +22,7 @@ use super::answer::{self, Persistence};
 use super::gate::{Gate, Inbox, LeftOver};
 use super::{Proxy, pipeline::Closed};
 use crate::audit::{self, Event, Reason};
-use crate::caller::ClientSocket;
+use crate::caller::{ClientConnection, ClientSocket};
 use crate::ids::{ClientAddr, MetadataAddr, unmapped};
 use crate::request::{Malformed, Rejected};
 
@@ -110,16 +110,22 @@ impl Proxy {
         }
         // An answer is one write; waiting to fill a segment only delays it.
         let _ = stream.set_nodelay(true);
-        let socket = ClientSocket { client, service };
+        let accepted = Arc::new(stream);
         let inbox = Arc::new(Inbox::default());
-        let gate = Gate::new(stream, Arc::clone(&self.service), Arc::clone(&inbox));
+        let gate = Gate::new(
+            Arc::clone(&accepted),
+            Arc::clone(&self.service),
+            Arc::clone(&inbox),
+        );
+        let socket = ClientSocket { client, service };
+        let client = ClientConnection { socket, accepted };
         let stopping = stop.clone();
         let requests = service_fn(|request| {
-            let (proxy, inbox) = (Arc::clone(&self), Arc::clone(&inbox));
-            let (asked, stopping) = (Persistence::asked_by(&request), stopping.clone());
+            let (proxy, inbox, client, stopping) = (&self, &inbox, &client, &stopping);
+            let asked = Persistence::asked_by(&request);
             async move {
                 let arrived = inbox.take().ok_or(Closed)?;
-                let mut reply = proxy.serve_or_500(socket, arrived).await;
+                let mut reply = proxy.serve_or_500(client, arrived).await;
                 if let Ok(reply) = &mut reply {
                     let last = *stopping.borrow();
                     answer::settle(reply, if last { Persistence::Close } else { asked });
@@ -143,13 +149,13 @@ impl Proxy {
             }
         }
         match inbox.left_over() {
-            Some(LeftOver::Abandoned(rejected)) => self.abandoned(socket, rejected).await,
+            Some(LeftOver::Abandoned(rejected)) => self.abandoned(&client, rejected).await,
             Some(LeftOver::Refused(Ok(_))) => {
                 let disagreed = Rejected::of_bytes(Malformed::ParserDisagrees, b"");
-                let _ = self.serve(socket, Err(disagreed)).await;
+                let _ = self.serve(&client, Err(disagreed)).await;
             }
             Some(LeftOver::Refused(Err(rejected))) => {
-                let _ = self.serve(socket, Err(rejected)).await;
+                let _ = self.serve(&client, Err(rejected)).await;
             }
             None => {}
         }

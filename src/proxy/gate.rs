@@ -8,6 +8,7 @@
 //! reach hyper.
 
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
-use tokio::io::{AsyncRead as _, AsyncWrite, ReadBuf};
+use nix::sys::socket::{Shutdown, shutdown};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -96,6 +97,10 @@ impl Inbox {
         matches!(self.lock().slot, Slot::Free)
     }
 
+    fn is_untaken(&self) -> bool {
+        matches!(self.lock().slot, Slot::Arrived(_))
+    }
+
     fn wake_when_free(&self, waker: &Waker) {
         self.lock().waiting = Some(waker.clone());
     }
@@ -119,7 +124,7 @@ pub(super) enum LeftOver {
 
 /// The client's connection as hyper sees it.
 pub(super) struct Gate {
-    stream: TcpStream,
+    stream: Arc<TcpStream>,
     service: Arc<Service>,
     inbox: Arc<Inbox>,
     buffer: BytesMut,
@@ -130,7 +135,7 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    pub(super) fn new(stream: TcpStream, service: Arc<Service>, inbox: Arc<Inbox>) -> Self {
+    pub(super) fn new(stream: Arc<TcpStream>, service: Arc<Service>, inbox: Arc<Inbox>) -> Self {
         Self {
             stream,
             service,
@@ -170,11 +175,19 @@ impl Gate {
 
     /// Reads from the socket into the buffer; 0 is the end.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut space = [std::mem::MaybeUninit::uninit(); 4096];
-        let mut read = ReadBuf::uninit(&mut space);
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
-        self.buffer.extend_from_slice(read.filled());
-        Poll::Ready(Ok(read.filled().len()))
+        let mut space = [0; 4096];
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            match self.stream.try_read(&mut space) {
+                Ok(len) => {
+                    self.buffer
+                        .extend_from_slice(space.get(..len).unwrap_or_default());
+                    return Poll::Ready(Ok(len));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
     }
 
     /// Waits for a head; returns when there are released bytes, or at the end.
@@ -218,9 +231,16 @@ impl Gate {
     /// interest; what else it sends waits for its turn.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.buffer.len() < BUFFER_MAX {
-            match self.poll_fill(cx)? {
-                Poll::Ready(0) => return Poll::Ready(Ok(())),
-                Poll::Ready(_) => {}
+            match self.poll_fill(cx) {
+                // Told of the end, hyper drops a request that it has not
+                // handed on yet; so it is told when it asks again.
+                Poll::Ready(Ok(0) | Err(_)) if self.inbox.is_untaken() => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Ok(_)) => {}
                 Poll::Pending => break,
             }
         }
@@ -254,31 +274,39 @@ impl Read for Gate {
 
 impl Write for Gate {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        self.poll_write_vectored(cx, &[io::IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+        loop {
+            ready!(self.stream.poll_write_ready(cx))?;
+            match self.stream.try_write_vectored(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    /// The kernel holds what was written.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let ended = shutdown(self.stream.as_raw_fd(), Shutdown::Write);
+        Poll::Ready(ended.map_err(io::Error::from))
     }
 }
 

@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 pub use accept::Listener;
 
 use crate::audit::{Decision, Ending, Log, Pending, Reason};
-use crate::caller::{Callers, ClientSocket};
+use crate::caller::{Callers, ClientConnection};
 use crate::config::{Action, Config, Mode, TokenMode};
 use crate::policy::Policy;
 use crate::request::{Rejected, Service};
@@ -109,8 +109,12 @@ impl Proxy {
     }
 
     /// A fault in this program costs one request, not the daemon.
-    async fn serve_or_500(&self, socket: ClientSocket, arrived: Arrived) -> Result<Reply, Closed> {
-        let mut serving = std::pin::pin!(self.serve(socket, arrived));
+    async fn serve_or_500(
+        &self,
+        client: &ClientConnection,
+        arrived: Arrived,
+    ) -> Result<Reply, Closed> {
+        let mut serving = std::pin::pin!(self.serve(client, arrived));
         std::future::poll_fn(|cx| {
             match catch_unwind(AssertUnwindSafe(|| serving.as_mut().poll(cx))) {
                 Ok(poll) => poll,
@@ -125,9 +129,9 @@ impl Proxy {
     }
 
     /// Records a head whose client left before it was whole.
-    async fn abandoned(&self, socket: ClientSocket, part: Rejected) {
-        let mut record = Pending::new(&self.log, socket.client, self.mode);
-        if let Ok(caller) = self.callers.identify(socket).await {
+    async fn abandoned(&self, client: &ClientConnection, part: Rejected) {
+        let mut record = Pending::new(&self.log, client.socket.client, self.mode);
+        if let Ok(caller) = self.callers.identify(client).await {
             record.facts.subject = Some(Arc::clone(caller.subject()));
             record.facts.unit = caller.unit().cloned();
         }
