@@ -15,6 +15,7 @@ mod audit;
 #[path = "../common/mod.rs"]
 mod common;
 mod http_table;
+mod identity;
 mod log_file;
 mod observe;
 mod overload;
