@@ -24,3 +24,4 @@ mod scenes;
 mod start;
 mod tokens;
 mod upstream;
+mod volume;
