@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::{Ip6tOriginalDst, OriginalDst};
+use nix::sys::socket::{Backlog, getsockopt, listen};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::sync::watch;
@@ -52,6 +52,9 @@ impl Listener {
             SocketAddr::V6(_) => (Ipv6Addr::LOCALHOST, port).into(),
         };
         let socket = std::net::TcpListener::bind(address)?;
+        // Listening again lengthens the queue, which is 128 by then: one that
+        // is full costs clients a second, all the time that most of them have.
+        listen(&socket, Backlog::MAXALLOWABLE)?;
         socket.set_nonblocking(true)?;
         Ok(Self { socket, service })
     }
@@ -119,8 +122,8 @@ impl Proxy {
         let gate = Gate::new(stream, Arc::clone(&self.service), Arc::clone(&inbox));
         let stopping = stop.clone();
         let requests = service_fn(|request| {
-            let (proxy, inbox) = (Arc::clone(&self), Arc::clone(&inbox));
-            let (asked, stopping) = (Persistence::asked_by(&request), stopping.clone());
+            let (proxy, inbox, stopping) = (&self, &inbox, &stopping);
+            let asked = Persistence::asked_by(&request);
             async move {
                 let arrived = inbox.take().ok_or(Closed)?;
                 let mut reply = proxy.serve_or_500(peer, arrived).await;

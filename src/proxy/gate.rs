@@ -96,6 +96,10 @@ impl Inbox {
         matches!(self.lock().slot, Slot::Free)
     }
 
+    fn is_untaken(&self) -> bool {
+        matches!(self.lock().slot, Slot::Arrived(_))
+    }
+
     fn wake_when_free(&self, waker: &Waker) {
         self.lock().waiting = Some(waker.clone());
     }
@@ -218,9 +222,16 @@ impl Gate {
     /// interest; what else it sends waits for its turn.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.buffer.len() < BUFFER_MAX {
-            match self.poll_fill(cx)? {
-                Poll::Ready(0) => return Poll::Ready(Ok(())),
-                Poll::Ready(_) => {}
+            match self.poll_fill(cx) {
+                // Told of the end, hyper drops a request that it has not
+                // handed on yet; so it is told when it asks again.
+                Poll::Ready(Ok(0) | Err(_)) if self.inbox.is_untaken() => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Ok(_)) => {}
                 Poll::Pending => break,
             }
         }

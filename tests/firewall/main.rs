@@ -16,6 +16,7 @@ mod audit;
 #[path = "../common/mod.rs"]
 mod common;
 mod http_table;
+mod identity;
 mod log_file;
 mod observe;
 mod overload;
@@ -24,3 +25,4 @@ mod scenes;
 mod start;
 mod tokens;
 mod upstream;
+mod volume;

@@ -4,10 +4,8 @@ use std::io::Write as _;
 use std::net::Shutdown;
 use std::time::Instant;
 
-use nix::sys::socket::{setsockopt, sockopt};
-
 use super::*;
-use crate::common::http::{V6, put, read_answer, request};
+use crate::common::http::{V6, put, read_answer, request, reset};
 
 #[test]
 fn two_requests_at_once_are_both_answered() {
@@ -267,13 +265,4 @@ fn head_gets_the_head_alone() {
         assert_eq!(heads.last().unwrap()["method"], "HEAD");
         assert_eq!(reads_by_daemon(&host), [AMI]);
     });
-}
-
-/// Ends a connection with an RST.
-fn reset(stream: std::net::TcpStream) {
-    let at_once = nix::libc::linger {
-        l_onoff: 1,
-        l_linger: 0,
-    };
-    setsockopt(&stream, sockopt::Linger, &at_once).unwrap();
 }
