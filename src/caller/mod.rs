@@ -32,10 +32,10 @@ pub struct Callers {
 #[derive(Clone, Copy, Debug)]
 pub struct Peer {
     socket: ClientSocket,
-    cookie: Result<u64, CallerUnknown>,
+    met: Result<SocketOwner, CallerUnknown>,
 }
 
-/// The caller of one request. Only [`Callers::identify`] makes one.
+/// Who is at the other end of a connection. Only [`Callers`] makes one.
 #[derive(Clone)]
 pub struct Caller {
     socket: ClientSocket,
@@ -60,27 +60,36 @@ impl Callers {
     /// from here on; and it counts only if our end `is_open` afterwards, for
     /// no two connections with these addresses are open at once.
     pub fn meet(&self, socket: ClientSocket, is_open: impl FnOnce() -> bool) -> Peer {
-        let cookie = match self.diag().owner(socket) {
-            Ok(owner) if is_open() => Ok(owner.cookie),
-            Ok(_) => Err(CallerUnknown::NoSocket),
-            Err(unknown) => Err(unknown),
+        let met = match self.diag().owner(socket) {
+            Ok(_) if !is_open() => Err(CallerUnknown::NoSocket),
+            met => met,
         };
-        Peer { socket, cookie }
+        Peer { socket, met }
     }
 
     /// The caller at the other end, to be asked when the whole request has
     /// been read.
     pub async fn identify(&self, peer: Peer) -> Result<Caller, CallerUnknown> {
-        let Peer { socket, cookie } = peer;
-        let owner = self.diag().owner_by_cookie(socket, cookie?)?;
+        let Peer { socket, met } = peer;
+        let owner = self.diag().owner_by_cookie(socket, met?.cookie)?;
+        Ok(self.named(socket, owner).await)
+    }
+
+    /// Who opened the connection. For records alone: whether that socket is
+    /// still at the other end, this does not ask.
+    pub async fn opener(&self, peer: Peer) -> Option<Caller> {
+        Some(self.named(peer.socket, peer.met.ok()?).await)
+    }
+
+    async fn named(&self, socket: ClientSocket, owner: SocketOwner) -> Caller {
         let (subject, unit) =
             tokio::join!(self.names.subject(owner.uid), self.units.unit(owner.cgroup));
-        Ok(Caller {
+        Caller {
             socket,
             owner,
             subject,
             unit,
-        })
+        }
     }
 
     /// Whether the socket the caller was read from is still the one at the

@@ -135,11 +135,11 @@ impl Proxy {
                 reply
             }
         });
-        let mut connection = std::pin::pin!(
+        let mut connection = Box::pin(
             http1::Builder::new()
                 .title_case_headers(true)
                 .preserve_header_case(true)
-                .serve_connection(gate, requests)
+                .serve_connection(gate, requests),
         );
         // How the connection ended, the records say.
         tokio::select! {
@@ -149,8 +149,13 @@ impl Proxy {
                 let _ = connection.as_mut().await;
             }
         }
+        // With it the gate, which leaves behind what had begun to arrive.
+        drop(connection);
         match inbox.left_over() {
-            Some(LeftOver::Abandoned(rejected)) => self.abandoned(peer, rejected).await,
+            Some(LeftOver::Abandoned(part)) => {
+                let stopping = *stop.borrow();
+                self.abandoned(peer, part, stopping).await;
+            }
             Some(LeftOver::Refused(Ok(_))) => {
                 let disagreed = Rejected::of_bytes(Malformed::ParserDisagrees, b"");
                 let _ = self.serve(peer, Err(disagreed)).await;

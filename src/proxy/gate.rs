@@ -58,7 +58,7 @@ enum Slot {
     Arrived(Box<Arrived>),
     /// Taken, and not yet answered.
     InService,
-    /// The client left inside this head.
+    /// The connection ended inside this head.
     Abandoned(Box<Rejected>),
 }
 
@@ -198,13 +198,7 @@ impl Gate {
                 _ => {}
             }
             match self.poll_fill(cx) {
-                Poll::Ready(end @ (Ok(0) | Err(_))) => {
-                    if !self.buffer.is_empty() {
-                        let part = Rejected::of_bytes(Malformed::RequestLine, &self.buffer);
-                        self.inbox.replace(Slot::Abandoned(Box::new(part)));
-                    }
-                    return Poll::Ready(end.map(drop));
-                }
+                Poll::Ready(end @ (Ok(0) | Err(_))) => return Poll::Ready(end.map(drop)),
                 Poll::Ready(Ok(_)) => {}
                 Poll::Pending => {
                     ready!(self.deadline.poll(cx));
@@ -240,6 +234,17 @@ impl Gate {
             self.inbox.wake_when_free(cx.waker());
         }
         Poll::Pending
+    }
+}
+
+impl Drop for Gate {
+    /// However the connection ended, a head that had begun is left behind.
+    fn drop(&mut self) {
+        let begun = !self.buffer.is_empty() && !self.refused && self.inbox.is_free();
+        if begun && scan(&self.buffer) == Scan::Partial {
+            let part = Rejected::of_bytes(Malformed::RequestLine, &self.buffer);
+            self.inbox.replace(Slot::Abandoned(Box::new(part)));
+        }
     }
 }
 

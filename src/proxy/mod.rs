@@ -124,19 +124,24 @@ impl Proxy {
         .await
     }
 
-    /// Records a head whose client left before it was whole.
-    async fn abandoned(&self, peer: Peer, part: Rejected) {
+    /// Records a head whose connection ended before it was whole: left by the
+    /// client or, `stopping`, ended by us.
+    async fn abandoned(&self, peer: Peer, part: Rejected, stopping: bool) {
         let mut record = Pending::new(&self.log, peer.address(), self.mode);
-        if let Ok(caller) = self.callers.identify(peer).await {
+        if let Some(caller) = self.callers.opener(peer).await {
             record.facts.subject = Some(Arc::clone(caller.subject()));
             record.facts.unit = caller.unit().cloned();
         }
         record.facts.method = part.method;
         record.facts.raw = part.raw;
+        let (reason, detail) = match stopping {
+            true => (Reason::Internal, Some("shutdown")),
+            false => (Reason::ClientGone, None),
+        };
         record.finish(Ending {
             decision: Decision::Deny,
-            reason: Reason::ClientGone,
-            detail: None,
+            reason,
+            detail,
             status: None,
             bytes: 0,
         });

@@ -35,7 +35,8 @@ impl Answer {
 
 /// A connection of `user` to the service.
 pub(crate) fn connect(user: User, to: &str) -> TcpStream {
-    patient(user.connect(to.parse().unwrap()).unwrap())
+    let to = to.parse().unwrap();
+    patient(user.client(to).patient(PATIENCE).connect(to).unwrap())
 }
 
 /// From a given port, also one in use elsewhere.

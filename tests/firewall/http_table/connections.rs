@@ -132,11 +132,9 @@ fn a_client_that_leaves_within_a_head_is_recorded() {
             assert_eq!(record["decision"], "deny");
             assert_eq!(record["status"], Value::Null);
             assert_eq!(record["request"]["raw"], AMI);
-            assert_eq!(
-                record["caller"]["uid"],
-                Value::Null,
-                "it has closed its socket"
-            );
+            // Nobody, where it was closed before it was accepted.
+            let uid = &record["caller"]["uid"];
+            assert!(uid.is_null() || *uid == ALICE.uid, "{record}");
         }
         assert_untouched(net, &host);
     });
