@@ -12,7 +12,7 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-pub use host::InstanceFacts;
+pub use host::{Host, InstanceFacts};
 pub use log::{Log, Writer};
 pub use record::{CredentialRecord, Decision, Event, Reason, SCHEMA};
 pub use request::{Ending, Facts, Pending, connection_refused};

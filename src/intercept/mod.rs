@@ -12,12 +12,14 @@
 mod account;
 mod model;
 mod nft;
+mod probe;
 mod tool;
 mod verify;
 
 pub use account::{AccountError, daemon_uid};
-pub use model::{ConnMark, DAEMON_CONNECTION, RuleSet, RuleSetError};
+pub use model::{ConnMark, DAEMON_CONNECTION, LISTENER_MARK, RuleSet, RuleSetError};
 pub use nft::{TABLE, render};
+pub use probe::{Met, Open, probe};
 pub use tool::InterceptError;
 pub use verify::{Drift, DriftKind, verify};
 

@@ -10,7 +10,7 @@ use super::account::{AccountError, daemon_uid};
 use crate::config::Config;
 use crate::ids::{MetadataAddr, Uid, unmapped};
 
-/// Some bits of a connection mark, the other bits being other people's.
+/// Some bits of a connection's or packet's mark, the other bits being other people's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnMark {
     /// The bits as set; none outside `mask`.
@@ -23,6 +23,12 @@ pub struct ConnMark {
 /// bits are ones that kube-proxy, Calico, Cilium and Docker leave alone.
 pub const DAEMON_CONNECTION: ConnMark = ConnMark {
     value: 0x60,
+    mask: 0x7f,
+};
+
+/// On the daemon's listening sockets, as a packet mark (SO_MARK).
+pub const LISTENER_MARK: ConnMark = ConnMark {
+    value: 0x61,
     mask: 0x7f,
 };
 
