@@ -15,22 +15,8 @@ mod cli;
 mod common;
 mod escapes;
 mod forwarded;
+mod kernel;
 mod lifecycle;
 mod listener;
 mod redirect;
 mod verify;
-
-use imdsfw::ids::Uid;
-use imdsfw::intercept::RuleSet;
-
-use common::{net::families, user::DAEMON};
-
-/// The rules for both families, exempting [`DAEMON`].
-fn rule_set() -> RuleSet {
-    let services = families().map(|family| family.service);
-    RuleSet::new(&services, 253, Uid(DAEMON.uid)).unwrap()
-}
-
-fn apply() {
-    imdsfw::intercept::apply(&rule_set()).unwrap();
-}
