@@ -10,6 +10,7 @@
     clippy::cast_possible_truncation
 )]
 
+mod beside;
 mod cli;
 #[path = "../common/mod.rs"]
 mod common;
@@ -18,5 +19,9 @@ mod forwarded;
 mod kernel;
 mod lifecycle;
 mod listener;
+mod older;
+mod pin;
 mod redirect;
+mod shares;
 mod verify;
+mod verify_iptables;

@@ -14,7 +14,7 @@ const DEPTH: usize = 16;
 pub(super) enum Taken {
     /// Packets leave the table, past our rules in it.
     Accepted,
-    /// They are dropped, refused, sent elsewhere, or something unknown.
+    /// They are sent elsewhere, or something unknown.
     Otherwise,
 }
 
@@ -43,6 +43,8 @@ fn follow(rule: &str, table: &[&str], packets: &Packets, depth: usize) -> Option
         "ACCEPT" | "QUEUE" | "NFQUEUE" | "TPROXY" => Some(Taken::Accepted),
         // In the hook's own chain it means the chain's policy.
         "RETURN" => (depth == DEPTH).then_some(Taken::Accepted),
+        // These end a packet before ours as they would behind them.
+        "DROP" | "REJECT" => None,
         "AUDIT" | "CHECKSUM" | "CLASSIFY" | "CONNMARK" | "CONNSECMARK" | "CT" | "DSCP" | "HL"
         | "HMARK" | "IDLETIMER" | "LED" | "LOG" | "MARK" | "NFLOG" | "RATEEST" | "SECMARK"
         | "SET" | "TCPMSS" | "TCPOPTSTRIP" | "TEE" | "TOS" | "TRACE" | "TTL" | "ULOG" => None,
@@ -192,6 +194,7 @@ mod tests {
             &["-A OUTPUT ! -d 169.254.169.254/32 -j ACCEPT"],
             &["-A OUTPUT -j LOG --log-prefix \"x -j ACCEPT\""],
             &["-A OUTPUT -j MARK --set-xmark 0x1/0x1"],
+            &["-A OUTPUT -j DROP"],
             &["-A OUTPUT -j EMPTY", ":EMPTY - [0:0]"],
             &["-A OUTPUT -j MINE", ":MINE - [0:0]", "-A MINE -j RETURN"],
             // Docker's, with a published port.
