@@ -12,6 +12,7 @@
 
 mod answers;
 mod audit;
+mod backends;
 #[path = "../common/mod.rs"]
 mod common;
 mod http_table;

@@ -9,6 +9,7 @@
 //! people's rules still judge. Must never decide by a negative test of a
 //! connection's state, which a packet without connection tracking passes.
 
+mod compare;
 mod foreign;
 pub(super) mod kernel;
 
@@ -134,9 +135,10 @@ pub(super) fn render(rules: &RuleSet) -> String {
 /// what fails on the way leaves the service closed. None where the family has
 /// no metadata address.
 fn tables(rules: &RuleSet, family: Family) -> Vec<Table> {
-    let closed: Vec<IpAddr> = rules.closed().to_vec();
-    let closed: Vec<IpAddr> = closed
-        .into_iter()
+    let closed: Vec<IpAddr> = rules
+        .closed()
+        .iter()
+        .copied()
         .filter(|ip| Family::of(*ip) == family)
         .collect();
     let destination = rules

@@ -5,12 +5,14 @@
 //! opposite, so every guard passes what it knows and refuses the rest.
 
 pub(super) mod kernel;
+mod text;
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use super::model::{RuleSet, Shares};
 use crate::ids::MetadataAddr;
+use text::{Chain, Rule, State, Table};
 
 /// Our table, in family inet.
 pub const TABLE: &str = "imdsfw";
@@ -449,89 +451,6 @@ impl<'a> View<'a> {
                 "its source port was changed and may now be the port of another user's socket",
             ),
         ]
-    }
-}
-
-enum State {
-    Active,
-    Dormant,
-}
-
-struct Table<'a> {
-    name: &'a str,
-    state: State,
-    sets: &'static [(&'static str, &'static str)],
-    chains: Vec<Chain>,
-}
-
-struct Chain {
-    name: String,
-    /// The hook line of a base chain.
-    hook: Option<String>,
-    rules: Vec<Rule>,
-}
-
-struct Rule {
-    statement: String,
-    /// For the admin; the kernel keeps at most 127 bytes.
-    why: &'static str,
-}
-
-impl Chain {
-    fn regular(name: impl Into<String>, rules: Vec<Rule>) -> Self {
-        Self {
-            name: name.into(),
-            hook: None,
-            rules,
-        }
-    }
-
-    /// A base chain; the last word of its name is the hook's. Its policy
-    /// accepts: what none of our rules speaks of is not ours to judge.
-    fn base(name: &str, kind: &str, priority: i32, rules: Vec<Rule>) -> Self {
-        let hook = name.rsplit('_').next().unwrap_or(name);
-        Self {
-            name: name.into(),
-            hook: Some(format!(
-                "type {kind} hook {hook} priority {priority}; policy accept;"
-            )),
-            rules,
-        }
-    }
-}
-
-impl Rule {
-    fn new(statement: impl Into<String>, why: &'static str) -> Self {
-        Self {
-            statement: statement.into(),
-            why,
-        }
-    }
-}
-
-impl fmt::Display for Table<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "table inet {} {{", self.name)?;
-        if let State::Dormant = self.state {
-            writeln!(f, "\tflags dormant")?;
-        }
-        for (name, body) in self.sets {
-            writeln!(f, "\tset {name} {{\n{body}\t}}\n")?;
-        }
-        for (at, chain) in self.chains.iter().enumerate() {
-            if at > 0 {
-                writeln!(f)?;
-            }
-            writeln!(f, "\tchain {} {{", chain.name)?;
-            if let Some(hook) = &chain.hook {
-                writeln!(f, "\t\t{hook}")?;
-            }
-            for Rule { statement, why } in &chain.rules {
-                writeln!(f, "\t\t{statement} comment \"{why}\"")?;
-            }
-            writeln!(f, "\t}}")?;
-        }
-        writeln!(f, "}}")
     }
 }
 
