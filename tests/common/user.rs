@@ -108,6 +108,13 @@ impl User {
 }
 
 impl Client {
+    /// Does not give up before a busy machine gets round to it.
+    pub(crate) fn patient(self, patience: Duration) -> Self {
+        let wait = TimeVal::new(patience.as_secs().cast_signed(), 0);
+        setsockopt(&self.fd, sockopt::SendTimeout, &wait).unwrap();
+        self
+    }
+
     pub(crate) fn bound(self, from: SocketAddr) -> Self {
         setsockopt(&self.fd, sockopt::ReuseAddr, &true).unwrap();
         bind(self.fd.as_raw_fd(), &SockaddrStorage::from(from)).unwrap();
@@ -116,12 +123,6 @@ impl Client {
 
     pub(crate) fn bound_to_device(self, device: &str) -> Self {
         setsockopt(&self.fd, sockopt::BindToDevice, &device.into()).unwrap();
-        self
-    }
-
-    /// Waits longer than [`AT_ONCE`].
-    pub(crate) fn patient(self, seconds: i64) -> Self {
-        setsockopt(&self.fd, sockopt::SendTimeout, &TimeVal::new(seconds, 0)).unwrap();
         self
     }
 

@@ -11,11 +11,13 @@
 )]
 
 mod answers;
+mod attacks;
 mod audit;
 mod backends;
 #[path = "../common/mod.rs"]
 mod common;
 mod http_table;
+mod identity;
 mod log_file;
 mod observe;
 mod overload;
@@ -24,3 +26,4 @@ mod scenes;
 mod start;
 mod tokens;
 mod upstream;
+mod volume;
