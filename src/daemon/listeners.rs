@@ -9,9 +9,8 @@ use std::os::fd::OwnedFd;
 use socket2::{Protocol, SockRef, Type};
 
 use super::StartError;
-use crate::config::Config;
 use crate::ids::MetadataAddr;
-use crate::intercept::{ConnMark, RuleSet};
+use crate::intercept::{Marks, RuleSet};
 use crate::proxy::Listener;
 
 /// Why the sockets that were handed over are not the daemon's listeners.
@@ -26,28 +25,24 @@ pub enum HandedError {
     /// None for this address.
     Missing(SocketAddr),
     /// One without the packet mark by which the rules know it, and its mark.
-    Unmarked(SocketAddr, u32, ConnMark),
+    Unmarked(SocketAddr, u32, Marks),
     /// One that could not be set up.
     Failed(SocketAddr, io::Error),
 }
 
 /// Binds all listeners.
-pub(super) fn bind(config: &Config, mark: ConnMark) -> Result<Vec<Listener>, StartError> {
-    let port = config.listen_port;
-    let bind = |address: &SocketAddr| {
-        Listener::bind(MetadataAddr(*address), port, mark.value)
-            .map_err(|error| StartError::Bind(*address, port, error))
+pub(super) fn bind(rules: &RuleSet) -> Result<Vec<Listener>, StartError> {
+    let (port, mark) = (rules.listen_port(), rules.marks().listener);
+    let bind = |service: &MetadataAddr| {
+        Listener::bind(*service, port, mark)
+            .map_err(|error| StartError::Bind(service.0, port, error))
     };
-    config.upstream.addresses.iter().map(bind).collect()
+    rules.destinations().iter().map(bind).collect()
 }
 
 /// Takes the handed sockets, if they are just those that [`bind`] would make.
 /// They are marked here where this process may do that.
-pub(super) fn adopt(
-    handed: Vec<OwnedFd>,
-    rules: &RuleSet,
-    mark: ConnMark,
-) -> Result<Vec<Listener>, HandedError> {
+pub(super) fn adopt(handed: Vec<OwnedFd>, rules: &RuleSet) -> Result<Vec<Listener>, HandedError> {
     let mut found: Vec<Listener> = Vec::new();
     for (at, fd) in handed.into_iter().enumerate() {
         let address = listening_on(&fd).map_err(|is| HandedError::NotListening(at, is))?;
@@ -59,7 +54,7 @@ pub(super) fn adopt(
             return Err(HandedError::Twice(address));
         }
         let socket = std::net::TcpListener::from(fd);
-        set_up(&socket, address, mark)?;
+        set_up(&socket, address, rules.marks())?;
         let service = *service;
         found.push(Listener { socket, service });
     }
@@ -73,13 +68,13 @@ pub(super) fn adopt(
 fn set_up(
     socket: &std::net::TcpListener,
     address: SocketAddr,
-    mark: ConnMark,
+    marks: Marks,
 ) -> Result<(), HandedError> {
     let failed = |error| HandedError::Failed(address, error);
     let options = SockRef::from(socket);
     let marked = options.mark().map_err(failed)?;
-    if marked & mark.mask != mark.value && options.set_mark(mark.value).is_err() {
-        return Err(HandedError::Unmarked(address, marked, mark));
+    if marked & marks.mask != marks.listener && options.set_mark(marks.listener).is_err() {
+        return Err(HandedError::Unmarked(address, marked, marks));
     }
     // Its queue is the one of a listener bound here, whoever made it.
     options.listen(i32::MAX).map_err(failed)?;
@@ -121,7 +116,7 @@ impl fmt::Display for HandedError {
                 f,
                 "the one on {address} has the packet mark {marked:#x}, and the rules let only \
                  {:#x} answer; set it in the socket unit, as `Mark={}`",
-                wanted.value, wanted.value
+                wanted.listener, wanted.listener
             ),
             Self::Failed(address, error) => write!(f, "the one on {address}: {error}"),
         }

@@ -32,7 +32,7 @@ use crate::caller::names::{self, Names};
 use crate::config::{self, Config, LoadedPolicy, Mode, load_policy};
 use crate::diagnose::{Diagnostics, Style};
 use crate::ids;
-use crate::intercept::{self, LISTENER_MARK, RuleSet};
+use crate::intercept::{self, Drift, RuleSet};
 use crate::policy::Policy;
 use crate::proxy::{Listener, Proxy};
 use crate::sys::activation;
@@ -57,20 +57,15 @@ pub fn run(config: &Config, path: &Path) -> Result<(), StartError> {
     let _ = nix::sys::prctl::set_name(c"imdsfw");
     let rules = RuleSet::from_config(config).map_err(StartError::RuleSet)?;
     if is_root {
-        let drift = intercept::verify(&rules).map_err(StartError::Verify)?;
-        if !drift.is_empty() {
-            return Err(StartError::Drift(drift));
-        }
+        verify(&rules)?;
     } else if geteuid().as_raw() != rules.daemon_uid().0 {
         let started = ids::Uid(geteuid().as_raw());
         return Err(StartError::NotTheDaemon(started, rules.daemon_uid()));
     }
     let policy = policy(config)?;
     let listeners = match handed {
-        Some(sockets) => {
-            listeners::adopt(sockets, &rules, LISTENER_MARK).map_err(StartError::Handed)?
-        }
-        None => listeners::bind(config, LISTENER_MARK)?,
+        Some(sockets) => listeners::adopt(sockets, &rules).map_err(StartError::Handed)?,
+        None => listeners::bind(&rules)?,
     };
     if !is_root {
         intercept::probe(&rules).map_err(StartError::Unguarded)?;
@@ -210,6 +205,18 @@ fn warn_of_lacks(InForce { seccomp, landlock }: InForce) {
     if let Some(enforced) = lacks(landlock) {
         tracing::warn!("this kernel enforces {enforced} of the daemon's Landlock rules");
     }
+}
+
+/// As root, which can read them.
+fn verify(rules: &RuleSet) -> Result<(), StartError> {
+    let drift = intercept::verify(rules).map_err(StartError::Verify)?;
+    if drift.iter().any(Drift::is_open) {
+        return Err(StartError::Drift(drift));
+    }
+    for foreign in &drift {
+        tracing::warn!("{foreign}; `imdsfw rules apply` puts ours first");
+    }
+    Ok(())
 }
 
 fn policy(config: &Config) -> Result<Policy, StartError> {

@@ -153,26 +153,27 @@ impl Proxy {
                 .serve_connection(gate, requests),
         );
         // How the connection ended, the records say.
-        tokio::select! {
-            _ = connection.as_mut() => {}
+        let cut_off = tokio::select! {
+            _ = connection.as_mut() => false,
             () = stopped(&mut stop) => {
                 // The answer to a first request now ends the connection.
                 let wait = match asked_once.load(Ordering::Relaxed) {
                     true => Duration::ZERO,
                     false => FIRST_REQUEST,
                 };
-                if tokio::time::timeout(wait, connection.as_mut()).await.is_err() {
+                let ended = tokio::time::timeout(wait, connection.as_mut()).await.is_ok();
+                if !ended {
                     connection.as_mut().graceful_shutdown();
                     let _ = connection.as_mut().await;
                 }
+                !ended
             }
-        }
+        };
         // With it the gate, which leaves behind what had begun to arrive.
         drop(connection);
         match inbox.left_over() {
             Some(LeftOver::Abandoned(part)) => {
-                let stopping = *stop.borrow();
-                self.abandoned(peer, part, stopping).await;
+                self.abandoned(peer, part, cut_off).await;
             }
             Some(LeftOver::Refused(Ok(_))) => {
                 let disagreed = Rejected::of_bytes(Malformed::ParserDisagrees, b"");

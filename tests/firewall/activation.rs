@@ -10,6 +10,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
+use imdsfw::config::BACKENDS;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -45,18 +46,24 @@ fn marked(address: &str, mark: u32) -> TcpListener {
 
 #[test]
 fn handed_its_listeners_it_serves_without_having_been_root() {
-    in_network(|net| {
-        let mut host = Host::prepare(net, &Setup::default());
-        host.run("rules apply");
-        Holder::new().start(&mut host);
-        for to in [V4, V6] {
-            let answer = get(ROOT, to, CREDENTIALS, Some(&token(ROOT, to, 60)));
-            assert_eq!(answer.status, 200);
-            let answer = get(ALICE, to, CREDENTIALS, Some(&token(ALICE, to, 60)));
-            assert_eq!(answer.status, 403);
-        }
-        host.stop_daemon();
-    });
+    for (backend, _) in BACKENDS {
+        in_network(move |net| {
+            let setup = Setup {
+                config: format!("rules.backend = \"{backend}\""),
+                ..Setup::default()
+            };
+            let mut host = Host::prepare(net, &setup);
+            host.run("rules apply");
+            Holder::new().start(&mut host);
+            for to in [V4, V6] {
+                let answer = get(ROOT, to, CREDENTIALS, Some(&token(ROOT, to, 60)));
+                assert_eq!(answer.status, 200);
+                let answer = get(ALICE, to, CREDENTIALS, Some(&token(ALICE, to, 60)));
+                assert_eq!(answer.status, 403);
+            }
+            host.stop_daemon();
+        });
+    }
 }
 
 #[test]

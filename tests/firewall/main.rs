@@ -15,6 +15,7 @@ mod activation;
 mod answers;
 mod attacks;
 mod audit;
+mod backends;
 #[path = "../common/mod.rs"]
 mod common;
 // Its debugger knows one kind of registers.
