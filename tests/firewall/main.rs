@@ -23,3 +23,4 @@ mod scenes;
 mod start;
 mod tokens;
 mod upstream;
+mod witness;

@@ -151,7 +151,7 @@ pub struct Holder {
     pub ses: Option<i64>,
     /// The service manager's unit it runs in.
     pub unit: Option<String>,
-    /// When it started, in clock ticks since boot: with the pid, unique.
+    /// When it, or that thread, started, in clock ticks since boot.
     pub started: u64,
 }
 
