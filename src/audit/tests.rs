@@ -144,3 +144,62 @@ async fn a_request_dropped_while_its_record_is_awaited_has_one_record() {
     requests.retain(|it| it["event"] == "request");
     assert_eq!(requests.len(), usize::try_from(RUNS).unwrap());
 }
+
+/// What stands at the path then is a directory, which no log can be.
+fn move_away(path: &Path) {
+    std::fs::rename(path, path.with_extension("1")).unwrap();
+    std::fs::create_dir(path).unwrap();
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_be_opened_again_is_one_that_cannot_be_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.jsonl");
+    let (log, writer) = Log::open(path.clone(), 1).unwrap();
+    move_away(&path);
+    log.reopen();
+    let unwritable = pending(&log).finish_durably(allowed(1)).await;
+    let Err(record) = unwritable else {
+        panic!("written into a file that was moved away");
+    };
+    std::fs::remove_dir(&path).unwrap();
+    record.finish(allowed(2));
+    log.reopen();
+    writer.close();
+    let events: Vec<_> = records(&path)
+        .iter()
+        .map(|it| it["event"].as_str().unwrap().to_owned())
+        .collect();
+    for event in ["request", "audit.failing", "audit.reopened"] {
+        let count = events.iter().filter(|it| *it == event).count();
+        assert_eq!(count, 1, "{event}: {events:?}");
+    }
+    assert_eq!(records(&path.with_extension("1")), Vec::<Value>::new());
+}
+
+/// Whether the client leaves before the writer gives up or after it.
+#[tokio::test]
+async fn a_client_that_leaves_while_the_disk_fails_is_recorded() {
+    for stays in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        let (log, writer) = Log::open(path.clone(), 1).unwrap();
+        move_away(&path);
+        let mut record = pending(&log);
+        record.facts.path = Some("/latest/user-data".into());
+        let mut finishing = Box::pin(record.finish_durably(allowed(1)));
+        let _ = std::future::poll_fn(|cx| Poll::Ready(finishing.as_mut().poll(cx))).await;
+        log.reopen();
+        let finishing = stays.then_some(finishing);
+        assert!(pending(&log).finish_durably(allowed(2)).await.is_err());
+        drop(finishing);
+        std::fs::remove_dir(&path).unwrap();
+        log.reopen();
+        writer.close();
+        // Before the writer knew, it may have gone into the file moved away.
+        let mut written = records(&path.with_extension("1"));
+        written.extend(records(&path));
+        written.retain(|it| it["request"]["path"] == "/latest/user-data");
+        assert_eq!(written.len(), 1, "{stays}: {written:?}");
+    }
+}

@@ -2,7 +2,8 @@
 //! account and groups.
 //!
 //! An identity is looked up for each request and holds for that request
-//! alone; this must never remember one by address or port.
+//! alone; this must never remember one by address or port, nor take the socket
+//! that has an address now for the one that a connection was accepted from.
 
 pub mod accounts;
 mod names;
@@ -17,7 +18,7 @@ use nix::errno::Errno;
 
 pub use sock_diag::{CallerUnknown, ClientSocket, SocketOwner};
 
-use crate::ids::Uid;
+use crate::ids::{ClientAddr, Uid};
 use crate::policy::{Account, Subject};
 use witness::{Seen, Unwitnessed, Urgency, Witness};
 
@@ -29,7 +30,15 @@ pub struct Callers {
     witness: Witness,
 }
 
-/// The caller of one request. Only [`Callers::identify`] makes one.
+/// The other end of a connection: the one socket that it was accepted from,
+/// for its whole life. Only [`Callers::meet`] makes one.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    socket: ClientSocket,
+    met: Result<SocketOwner, CallerUnknown>,
+}
+
+/// Who is at the other end of a connection. Only [`Callers`] makes one.
 #[derive(Clone)]
 pub struct Caller {
     socket: ClientSocket,
@@ -49,18 +58,42 @@ impl Callers {
         })
     }
 
-    /// The caller at the other end of `socket`, to be asked when the whole
-    /// request has been read.
-    pub async fn identify(&self, socket: ClientSocket) -> Result<Caller, CallerUnknown> {
-        let owner = self.diag().owner(socket)?;
+    /// The peer of a connection just accepted. What a client sent can still
+    /// be read when it has reset the connection and another user's socket has
+    /// taken its addresses. So the socket is found now and known by its cookie
+    /// from here on; and it counts only if our end `is_open` afterwards, for
+    /// no two connections with these addresses are open at once.
+    pub fn meet(&self, socket: ClientSocket, is_open: impl FnOnce() -> bool) -> Peer {
+        let met = match self.diag().owner(socket) {
+            Ok(_) if !is_open() => Err(CallerUnknown::NoSocket),
+            met => met,
+        };
+        Peer { socket, met }
+    }
+
+    /// The caller at the other end, to be asked when the whole request has
+    /// been read.
+    pub async fn identify(&self, peer: Peer) -> Result<Caller, CallerUnknown> {
+        let Peer { socket, met } = peer;
+        let owner = self.diag().owner_by_cookie(socket, met?.cookie)?;
+        Ok(self.named(socket, owner).await)
+    }
+
+    /// Who opened the connection. For records alone: whether that socket is
+    /// still at the other end, this does not ask.
+    pub async fn opener(&self, peer: Peer) -> Option<Caller> {
+        Some(self.named(peer.socket, peer.met.ok()?).await)
+    }
+
+    async fn named(&self, socket: ClientSocket, owner: SocketOwner) -> Caller {
         let (subject, unit) =
             tokio::join!(self.names.subject(owner.uid), self.units.unit(owner.cgroup));
-        Ok(Caller {
+        Caller {
             socket,
             owner,
             subject,
             unit,
-        })
+        }
     }
 
     /// Whether the socket the caller was read from is still the one at the
@@ -83,6 +116,13 @@ impl Callers {
         // Poisoned: a panic between question and answer. Sequence numbers
         // keep a left-over answer from being taken for the next one.
         self.diag.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Peer {
+    /// Its address.
+    pub fn address(&self) -> ClientAddr {
+        self.socket.client
     }
 }
 

@@ -69,6 +69,11 @@ impl Names {
         if entries.len() >= ENTRIES_MAX {
             entries.retain(|_, entry| entry.is_fresh());
         }
+        // A user with subordinate uids has tens of thousands of them, without
+        // accounts: these may not push out those who have one.
+        if entries.len() >= ENTRIES_MAX {
+            entries.retain(|_, entry| entry.is_known());
+        }
         if entries.len() >= ENTRIES_MAX {
             entries.clear();
         }
@@ -90,14 +95,18 @@ impl Names {
 }
 
 impl Entry {
+    fn is_known(&self) -> bool {
+        let answer = self.answer.borrow();
+        let account = answer.as_deref().map(|subject| &subject.account);
+        matches!(account, Some(Account::Known(_)))
+    }
+
     fn is_fresh(&self) -> bool {
-        let keep = match self.answer.borrow().as_deref() {
-            Some(Subject {
-                account: Account::Known(_),
-                ..
-            }) => KEEP_KNOWN,
-            // Being asked, or asked in vain: no second question beside it.
-            _ => KEEP_UNDECIDABLE,
+        // Being asked, or asked in vain: no second question beside it.
+        let keep = if self.is_known() {
+            KEEP_KNOWN
+        } else {
+            KEEP_UNDECIDABLE
         };
         self.asked.elapsed() < keep
     }
@@ -115,11 +124,25 @@ mod tests {
     fn alice(uid: Uid) -> Account {
         ASKED.fetch_add(1, Ordering::SeqCst);
         assert_eq!(uid, Uid(4001));
+        alice_facts()
+    }
+
+    fn alice_facts() -> Account {
         Account::Known(AccountFacts {
             user: "alice".into(),
             gid: Gid(4100),
             groups: vec![],
         })
+    }
+
+    static ALICE_ASKED: AtomicUsize = AtomicUsize::new(0);
+
+    fn only_alice(uid: Uid) -> Account {
+        if uid != Uid(4001) {
+            return Account::Undecidable;
+        }
+        ALICE_ASKED.fetch_add(1, Ordering::SeqCst);
+        alice_facts()
     }
 
     fn hangs(_: Uid) -> Account {
@@ -134,6 +157,19 @@ mod tests {
         let c = names.subject(Uid(4001)).await;
         assert_eq!(ASKED.load(Ordering::SeqCst), 1);
         assert!(a == b && b == c && matches!(&c.account, Account::Known(it) if it.user == "alice"));
+    }
+
+    #[tokio::test]
+    async fn uids_without_account_do_not_push_out_those_with_one() {
+        let names = Names::new(only_alice);
+        names.subject(Uid(4001)).await;
+        for stranger in 0..ENTRIES_MAX {
+            let uid = Uid(100_000 + u32::try_from(stranger).unwrap());
+            names.subject(uid).await;
+        }
+        names.subject(Uid(4001)).await;
+        assert_eq!(ALICE_ASKED.load(Ordering::SeqCst), 1);
+        assert!(names.entries.lock().unwrap().len() <= ENTRIES_MAX);
     }
 
     #[tokio::test]

@@ -125,14 +125,26 @@ impl SockDiag {
         self.ask(of, NO_COOKIE)
     }
 
+    /// The owner of the very socket that has this cookie: a socket that took
+    /// over its addresses is no answer.
+    pub fn owner_by_cookie(
+        &mut self,
+        of: ClientSocket,
+        cookie: u64,
+    ) -> Result<SocketOwner, CallerUnknown> {
+        match self.ask(of, cookie) {
+            Ok(owner) if owner.cookie == cookie => Ok(owner),
+            Ok(_) | Err(CallerUnknown::Netlink(Errno::ESTALE)) => Err(CallerUnknown::Replaced),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Whether the very socket that `owner` was read from is still there,
-    /// unchanged. Asked by cookie: a socket that took over the addresses of
-    /// the first is no answer.
+    /// unchanged.
     pub fn still(&mut self, of: ClientSocket, owner: &SocketOwner) -> Result<(), CallerUnknown> {
-        match self.ask(of, owner.cookie) {
+        match self.owner_by_cookie(of, owner.cookie) {
             Ok(now) if now == *owner => Ok(()),
             Ok(_) => Err(CallerUnknown::Replaced),
-            Err(CallerUnknown::Netlink(Errno::ESTALE)) => Err(CallerUnknown::Replaced),
             Err(error) => Err(error),
         }
     }

@@ -5,7 +5,7 @@
 //! found by walking the mount, at most once a second and off the threads that
 //! serve. What is not found is unknown, never guessed from the uid.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::os::unix::fs::DirEntryExt as _;
 use std::path::{Path, PathBuf};
@@ -76,8 +76,9 @@ fn cgroup2(mounts: &str) -> Option<PathBuf> {
 
 fn walk(mount: &Path) -> HashMap<u64, Unit> {
     let mut units = HashMap::new();
-    let mut todo = vec![(mount.to_path_buf(), None)];
-    while let Some((directory, within)) = todo.pop() {
+    // Breadth first: what users nest below their own cgroups comes last.
+    let mut todo = VecDeque::from([(mount.to_path_buf(), None)]);
+    while let Some((directory, within)) = todo.pop_front() {
         for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
             if units.len() >= DIRECTORIES_MAX || !entry.file_type().is_ok_and(|it| it.is_dir()) {
                 continue;
@@ -85,7 +86,7 @@ fn walk(mount: &Path) -> HashMap<u64, Unit> {
             // The first that is no slice: below it, names are its own affair.
             let unit: Unit = within.clone().or_else(|| unit_name(&entry.file_name()));
             units.insert(entry.ino(), unit.clone());
-            todo.push((entry.path(), unit));
+            todo.push_back((entry.path(), unit));
         }
     }
     units

@@ -7,14 +7,15 @@
 //! ```
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::net::TcpStream;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -197,7 +198,26 @@ fn lay_cable() -> Result<File, DemoError> {
     enter(&host)?;
     ip("route add default via 10.77.0.1
         route add default via fd77::1")?;
+    await_cable()?;
     Ok(service)
+}
+
+/// The kernel lets packets through a new link a little later, and a lost one
+/// costs a second. Nobody listens there: the refusal comes from the far end.
+fn await_cable() -> Result<(), DemoError> {
+    let start = Instant::now();
+    for far_end in [
+        ([10, 77, 0, 1], 9).into(),
+        ([0xfd77, 0, 0, 0, 0, 0, 0, 1], 9).into(),
+    ] {
+        let attempt = || TcpStream::connect_timeout(&far_end, Duration::from_millis(100));
+        while attempt().is_err_and(|error| error.kind() != io::ErrorKind::ConnectionRefused) {
+            if start.elapsed() > PATIENCE {
+                return Err(DemoError::Failed("ip", "no packet passes the link".into()));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn network_namespace() -> Result<File, DemoError> {

@@ -56,10 +56,16 @@ impl Policy {
         path: &JudgedPath,
         candidates: Candidates<'p>,
     ) -> Decision<'p> {
-        let rules: Vec<_> = self
+        let mut rules: Vec<_> = self
             .rules_at(candidates)
             .filter(|rule| rule.paths.covers(path))
             .collect();
+        // Behind a rule that decides whatever the names, no way leads on.
+        let last = rules
+            .iter()
+            .position(|rule| rule.status(&asker, path, &self.names) == Status::Decides);
+        rules.truncate(last.map_or(rules.len(), |last| last + 1));
+        let ahead = Outcomes::ahead(self, &rules, last.is_none());
         let mut outcomes = Outcomes::default();
         // The rule named in the verdict is the one that decides where the
         // caller holds none of the unknown names: it presumes the least.
@@ -68,6 +74,11 @@ impl Policy {
         let may_enforce = rules.iter().any(|rule| rule.enforce);
         let mut open = vec![(0, asker)];
         while let Some((mut at, mut asker)) = open.pop() {
+            // What could come of this way has come of others. Without this,
+            // rules with exceptions double the ways each.
+            if ahead.get(at).is_some_and(|ahead| outcomes.hold(ahead)) {
+                continue;
+            }
             let rule = loop {
                 let Some(rule) = rules.get(at).copied() else {
                     break None;
@@ -112,7 +123,7 @@ impl Asker {
 }
 
 /// What the ways led to.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Outcomes {
     allowed: bool,
     denied: bool,
@@ -135,6 +146,31 @@ impl Outcomes {
                 self.enforced |= rule.is_some_and(|rule| rule.enforce);
             }
         }
+    }
+
+    /// What could come of the ways from each rule on, at most.
+    fn ahead(policy: &Policy, rules: &[&Rule], with_default: bool) -> Vec<Self> {
+        let mut ahead = Self::default();
+        if with_default {
+            ahead.add(policy, None);
+        }
+        let mut all: Vec<_> = rules
+            .iter()
+            .rev()
+            .map(|rule| {
+                ahead.add(policy, Some(rule));
+                ahead
+            })
+            .collect();
+        all.reverse();
+        all
+    }
+
+    fn hold(&self, other: &Self) -> bool {
+        self.allowed >= other.allowed
+            && self.denied >= other.denied
+            && self.without_imdsv1 >= other.without_imdsv1
+            && self.enforced >= other.enforced
     }
 
     /// Not every way was followed: what any rule could have said counts.

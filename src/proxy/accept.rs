@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::{Ip6tOriginalDst, OriginalDst};
+use nix::sys::socket::{Backlog, getsockopt, listen};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::sync::watch;
@@ -52,6 +52,9 @@ impl Listener {
             SocketAddr::V6(_) => (Ipv6Addr::LOCALHOST, port).into(),
         };
         let socket = std::net::TcpListener::bind(address)?;
+        // Listening again lengthens the queue, which is 128 by then: one that
+        // is full costs clients a second, all the time that most of them have.
+        listen(&socket, Backlog::MAXALLOWABLE)?;
         socket.set_nonblocking(true)?;
         Ok(Self { socket, service })
     }
@@ -110,16 +113,20 @@ impl Proxy {
         }
         // An answer is one write; waiting to fill a segment only delays it.
         let _ = stream.set_nodelay(true);
-        let socket = ClientSocket { client, service };
+        // Of a connection that was reset, the peer is no longer told
+        // (ENOTCONN, getpeername(2)).
+        let peer = self.callers.meet(ClientSocket { client, service }, || {
+            stream.peer_addr().is_ok()
+        });
         let inbox = Arc::new(Inbox::default());
         let gate = Gate::new(stream, Arc::clone(&self.service), Arc::clone(&inbox));
         let stopping = stop.clone();
         let requests = service_fn(|request| {
-            let (proxy, inbox) = (Arc::clone(&self), Arc::clone(&inbox));
-            let (asked, stopping) = (Persistence::asked_by(&request), stopping.clone());
+            let (proxy, inbox, stopping) = (&self, &inbox, &stopping);
+            let asked = Persistence::asked_by(&request);
             async move {
                 let arrived = inbox.take().ok_or(Closed)?;
-                let mut reply = proxy.serve_or_500(socket, arrived).await;
+                let mut reply = proxy.serve_or_500(peer, arrived).await;
                 if let Ok(reply) = &mut reply {
                     let last = *stopping.borrow();
                     answer::settle(reply, if last { Persistence::Close } else { asked });
@@ -128,11 +135,11 @@ impl Proxy {
                 reply
             }
         });
-        let mut connection = std::pin::pin!(
+        let mut connection = Box::pin(
             http1::Builder::new()
                 .title_case_headers(true)
                 .preserve_header_case(true)
-                .serve_connection(gate, requests)
+                .serve_connection(gate, requests),
         );
         // How the connection ended, the records say.
         tokio::select! {
@@ -142,14 +149,19 @@ impl Proxy {
                 let _ = connection.as_mut().await;
             }
         }
+        // With it the gate, which leaves behind what had begun to arrive.
+        drop(connection);
         match inbox.left_over() {
-            Some(LeftOver::Abandoned(rejected)) => self.abandoned(socket, rejected).await,
+            Some(LeftOver::Abandoned(part)) => {
+                let stopping = *stop.borrow();
+                self.abandoned(peer, part, stopping).await;
+            }
             Some(LeftOver::Refused(Ok(_))) => {
                 let disagreed = Rejected::of_bytes(Malformed::ParserDisagrees, b"");
-                let _ = self.serve(socket, Err(disagreed)).await;
+                let _ = self.serve(peer, Err(disagreed)).await;
             }
             Some(LeftOver::Refused(Err(rejected))) => {
-                let _ = self.serve(socket, Err(rejected)).await;
+                let _ = self.serve(peer, Err(rejected)).await;
             }
             None => {}
         }

@@ -58,7 +58,7 @@ enum Slot {
     Arrived(Box<Arrived>),
     /// Taken, and not yet answered.
     InService,
-    /// The client left inside this head.
+    /// The connection ended inside this head.
     Abandoned(Box<Rejected>),
 }
 
@@ -94,6 +94,10 @@ impl Inbox {
 
     fn is_free(&self) -> bool {
         matches!(self.lock().slot, Slot::Free)
+    }
+
+    fn is_untaken(&self) -> bool {
+        matches!(self.lock().slot, Slot::Arrived(_))
     }
 
     fn wake_when_free(&self, waker: &Waker) {
@@ -194,13 +198,7 @@ impl Gate {
                 _ => {}
             }
             match self.poll_fill(cx) {
-                Poll::Ready(end @ (Ok(0) | Err(_))) => {
-                    if !self.buffer.is_empty() {
-                        let part = Rejected::of_bytes(Malformed::RequestLine, &self.buffer);
-                        self.inbox.replace(Slot::Abandoned(Box::new(part)));
-                    }
-                    return Poll::Ready(end.map(drop));
-                }
+                Poll::Ready(end @ (Ok(0) | Err(_))) => return Poll::Ready(end.map(drop)),
                 Poll::Ready(Ok(_)) => {}
                 Poll::Pending => {
                     ready!(self.deadline.poll(cx));
@@ -218,9 +216,16 @@ impl Gate {
     /// interest; what else it sends waits for its turn.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.buffer.len() < BUFFER_MAX {
-            match self.poll_fill(cx)? {
-                Poll::Ready(0) => return Poll::Ready(Ok(())),
-                Poll::Ready(_) => {}
+            match self.poll_fill(cx) {
+                // Told of the end, hyper drops a request that it has not
+                // handed on yet; so it is told when it asks again.
+                Poll::Ready(Ok(0) | Err(_)) if self.inbox.is_untaken() => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Ok(_)) => {}
                 Poll::Pending => break,
             }
         }
@@ -229,6 +234,17 @@ impl Gate {
             self.inbox.wake_when_free(cx.waker());
         }
         Poll::Pending
+    }
+}
+
+impl Drop for Gate {
+    /// However the connection ended, a head that had begun is left behind.
+    fn drop(&mut self) {
+        let begun = !self.buffer.is_empty() && !self.refused && self.inbox.is_free();
+        if begun && scan(&self.buffer) == Scan::Partial {
+            let part = Rejected::of_bytes(Malformed::RequestLine, &self.buffer);
+            self.inbox.replace(Slot::Abandoned(Box::new(part)));
+        }
     }
 }
 

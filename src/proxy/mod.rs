@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 pub use accept::Listener;
 
 use crate::audit::{Decision, Ending, Log, Pending, Reason};
-use crate::caller::{Callers, ClientSocket};
+use crate::caller::{Callers, Peer};
 use crate::config::{Action, Config, Mode, TokenMode};
 use crate::policy::Policy;
 use crate::request::{Rejected, Service};
@@ -110,8 +110,8 @@ impl Proxy {
     }
 
     /// A fault in this program costs one request, not the daemon.
-    async fn serve_or_500(&self, socket: ClientSocket, arrived: Arrived) -> Result<Reply, Closed> {
-        let mut serving = std::pin::pin!(self.serve(socket, arrived));
+    async fn serve_or_500(&self, peer: Peer, arrived: Arrived) -> Result<Reply, Closed> {
+        let mut serving = std::pin::pin!(self.serve(peer, arrived));
         std::future::poll_fn(|cx| {
             match catch_unwind(AssertUnwindSafe(|| serving.as_mut().poll(cx))) {
                 Ok(poll) => poll,
@@ -125,19 +125,24 @@ impl Proxy {
         .await
     }
 
-    /// Records a head whose client left before it was whole.
-    async fn abandoned(&self, socket: ClientSocket, part: Rejected) {
-        let mut record = Pending::new(&self.log, socket.client, self.mode);
-        if let Ok(caller) = self.callers.identify(socket).await {
+    /// Records a head whose connection ended before it was whole: left by the
+    /// client or, `stopping`, ended by us.
+    async fn abandoned(&self, peer: Peer, part: Rejected, stopping: bool) {
+        let mut record = Pending::new(&self.log, peer.address(), self.mode);
+        if let Some(caller) = self.callers.opener(peer).await {
             record.facts.subject = Some(Arc::clone(caller.subject()));
             record.facts.unit = caller.unit().cloned();
         }
         record.facts.method = part.method;
         record.facts.raw = part.raw;
+        let (reason, detail) = match stopping {
+            true => (Reason::Internal, Some("shutdown")),
+            false => (Reason::ClientGone, None),
+        };
         record.finish(Ending {
             decision: Decision::Deny,
-            reason: Reason::ClientGone,
-            detail: None,
+            reason,
+            detail,
             status: None,
             bytes: 0,
         });

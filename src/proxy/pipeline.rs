@@ -11,7 +11,7 @@ use super::{Proxy, boottime, notice};
 use crate::audit::{Decision, Ending, Pending, Reason};
 use crate::authorize::{Ask, Permit, TokenState, Withheld, judge};
 use crate::caller::witness::Urgency;
-use crate::caller::{Caller, CallerUnknown, ClientSocket};
+use crate::caller::{Caller, CallerUnknown, Peer};
 use crate::config::{Action, TokenMode};
 use crate::provider::Class;
 use crate::request::{Intent, Read, Rejected, Rejection, Ttl};
@@ -34,11 +34,11 @@ type Served = Result<Reply, Closed>;
 impl Proxy {
     /// Serves one request: who asks, what, with which token, by which rule;
     /// then, and only then, the service. Every way out writes the record.
-    pub(super) async fn serve(&self, socket: ClientSocket, arrived: Arrived) -> Served {
-        let mut record = Pending::new(&self.log, socket.client, self.mode);
+    pub(super) async fn serve(&self, peer: Peer, arrived: Arrived) -> Served {
+        let mut record = Pending::new(&self.log, peer.address(), self.mode);
         record.facts.policy = Some(Arc::clone(self.policy.hash()));
         describe(&mut record, &arrived);
-        let caller = self.callers.identify(socket).await;
+        let caller = self.callers.identify(peer).await;
         if let Ok(caller) = &caller {
             record.facts.subject = Some(Arc::clone(caller.subject()));
             record.facts.unit = caller.unit().cloned();

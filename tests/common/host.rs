@@ -260,6 +260,20 @@ impl<'a> Host<'a> {
         daemon.wait().unwrap();
     }
 
+    /// Runs `f` while the daemon stands still, and what happens to its
+    /// connections is the kernel's doing alone.
+    pub(crate) fn while_daemon_stands_still<T>(&self, f: impl FnOnce() -> T) -> T {
+        let pid = self.daemon_pid();
+        kill(pid, Signal::SIGSTOP).unwrap();
+        wait_for("the daemon to stand still", || {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            stat.contains(") T ").then_some(())
+        });
+        let result = f();
+        kill(pid, Signal::SIGCONT).unwrap();
+        result
+    }
+
     /// SIGTERM, and waits for the end.
     pub(crate) fn stop_daemon(&mut self) {
         kill(self.daemon_pid(), Signal::SIGTERM).unwrap();

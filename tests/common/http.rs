@@ -5,6 +5,8 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
+
 use super::user::User;
 
 pub(crate) const V4: &str = "169.254.169.254:80";
@@ -33,8 +35,16 @@ impl Answer {
 
 /// A connection of `user` to the service.
 pub(crate) fn connect(user: User, to: &str) -> TcpStream {
-    let to: SocketAddr = to.parse().unwrap();
-    let stream = user.connect(to).unwrap();
+    let to = to.parse().unwrap();
+    patient(user.client(to).patient(PATIENCE).connect(to).unwrap())
+}
+
+/// From a given port, also one in use elsewhere.
+pub(crate) fn connect_from(user: User, from: SocketAddr, to: SocketAddr) -> TcpStream {
+    patient(user.connect_from(from, to).unwrap())
+}
+
+fn patient(stream: TcpStream) -> TcpStream {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
 }
@@ -113,6 +123,15 @@ pub(crate) fn request(
         format!("X-aws-ec2-metadata-token: {it}\r\n")
     });
     format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: {connection}\r\n{token}\r\n")
+}
+
+/// Ends a connection with an RST.
+pub(crate) fn reset(stream: TcpStream) {
+    let at_once = nix::libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    setsockopt(&stream, sockopt::Linger, &at_once).unwrap();
 }
 
 /// Reads one answer: by its Content-Length, else to the end.

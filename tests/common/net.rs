@@ -9,11 +9,12 @@
 //! ```
 
 use std::fs::File;
-use std::io::Write as _;
-use std::net::SocketAddr;
+use std::io::{ErrorKind, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::panic::resume_unwind;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use nix::sched::{CloneFlags, setns, unshare};
@@ -139,6 +140,9 @@ impl Net {
         sysctl("net/ipv6/conf/all/forwarding", "1");
         ip("route add default via 10.77.0.1
             route add default via fd77::1");
+        for family in families() {
+            await_cable(family.elsewhere);
+        }
         net
     }
 
@@ -170,6 +174,18 @@ impl Net {
 
     fn enter(&self, namespace: &File) {
         setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
+    }
+}
+
+/// The kernel lets packets through a new link a little later, and a lost SYN
+/// costs a second. Nobody listens there: the refusal comes from the far end.
+fn await_cable(far_end: SocketAddr) {
+    let start = Instant::now();
+    loop {
+        match TcpStream::connect_timeout(&far_end, Duration::from_millis(100)) {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => return,
+            outcome => assert!(start.elapsed() < Duration::from_secs(20), "{outcome:?}"),
+        }
     }
 }
 

@@ -108,6 +108,13 @@ impl User {
 }
 
 impl Client {
+    /// Does not give up before a busy machine gets round to it.
+    pub(crate) fn patient(self, patience: Duration) -> Self {
+        let wait = TimeVal::new(patience.as_secs().cast_signed(), 0);
+        setsockopt(&self.fd, sockopt::SendTimeout, &wait).unwrap();
+        self
+    }
+
     pub(crate) fn bound(self, from: SocketAddr) -> Self {
         setsockopt(&self.fd, sockopt::ReuseAddr, &true).unwrap();
         bind(self.fd.as_raw_fd(), &SockaddrStorage::from(from)).unwrap();

@@ -4,8 +4,9 @@ use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 
+use crate::common::fake::{Act, Fake};
 use crate::common::host::{Host, Setup};
-use crate::common::http::{V4, V6, connect, put, request, token};
+use crate::common::http::{V4, V6, connect, get, put, request, token};
 use crate::common::net::in_network;
 use crate::common::user::{DAEMON, ROOT, User};
 
@@ -80,6 +81,39 @@ fn answers_arrive_as_the_service_sent_them() {
                 assert_eq!(exchange(ROOT, to, &request).0, expected);
             }
         }
+    });
+}
+
+#[test]
+fn headers_keep_case_order_and_repetition_and_lose_what_was_the_connections() {
+    in_network(|net| {
+        let setup = Setup {
+            service: false,
+            ..Setup::default()
+        };
+        let _host = Host::start(net, &setup);
+        let sent = "HTTP/1.1 299 As It Is\r\nx-lower: 1\r\nX-UPPER: 2\r\nX-Two: a\r\n\
+                    Keep-Alive: timeout=5\r\nServer: EC2ws\r\nX-Two: b\r\n\
+                    Connection: Keep-Alive\r\nContent-Length: 2\r\nDate: then\r\n\r\nok";
+        let _service = Fake::start(net, move |asked| match asked.is_put() {
+            true => Act::token("t", 60),
+            false => Act::Answer(sent.into()),
+        });
+        let token = token(ROOT, V4, 60);
+        let answer = get(ROOT, V4, AMI, Some(&token));
+        assert_eq!((answer.status, answer.body.as_str()), (299, "ok"));
+        let lines: Vec<_> = answer.head.lines().skip(1).collect();
+        let expected = [
+            "x-lower: 1",
+            "X-UPPER: 2",
+            "X-Two: a",
+            "X-Two: b",
+            "Server: EC2ws",
+            "Connection: close",
+            "Content-Length: 2",
+            "Date: then",
+        ];
+        assert_eq!(lines, expected);
     });
 }
 

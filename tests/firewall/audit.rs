@@ -310,3 +310,21 @@ fn an_idle_connection_does_not_hold_up_the_end() {
         drop((idle, used, half));
     });
 }
+
+#[test]
+fn a_head_that_the_end_of_the_daemon_cuts_off_is_recorded() {
+    in_network(|net| {
+        let mut host = Host::start(net, &Setup::default());
+        let mut stream = connect(ALICE, V4);
+        stream.write_all(b"GET /latest/user-data HT").unwrap();
+        // Answered behind it, so the first bytes have been read.
+        get(BOB, V4, "/", None);
+        host.records(1);
+        host.stop_daemon();
+        let record = host.records(2).pop().unwrap();
+        assert_eq!(record["reason"], "internal", "{record}");
+        assert_eq!(record["detail"], "shutdown");
+        assert_eq!(record["caller"]["uid"], ALICE.uid);
+        assert_eq!(record["request"]["raw"], "/latest/user-data");
+    });
+}

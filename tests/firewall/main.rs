@@ -11,10 +11,12 @@
 )]
 
 mod answers;
+mod attacks;
 mod audit;
 #[path = "../common/mod.rs"]
 mod common;
 mod http_table;
+mod identity;
 mod log_file;
 mod observe;
 mod overload;
@@ -23,4 +25,5 @@ mod scenes;
 mod start;
 mod tokens;
 mod upstream;
+mod volume;
 mod witness;

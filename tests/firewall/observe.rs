@@ -21,7 +21,8 @@ fn observe(policy: Option<&str>, sim: &[&'static str]) -> Setup {
     setup
 }
 
-/// Reads, and checks verdict, decision, reason and detail of the record.
+/// Reads, and checks verdict, decision, reason and detail of the record; all
+/// earlier ones must have been written.
 #[track_caller]
 fn assert_outcome(
     host: &Host,
@@ -45,6 +46,7 @@ fn a_denied_read_passes_and_is_recorded() {
         let host = Host::start(net, &observe(None, &[]));
         let alice = token(ALICE, V4, 60);
         let root = token(ROOT, V4, 60);
+        host.records(2);
         let denied = ["deny", "allow", "observed", "default"];
         assert_outcome(&host, (ALICE, CREDENTIALS, Some(&alice)), 200, denied);
         let stolen = ["deny", "allow", "observed", "token_invalid"];
@@ -68,6 +70,7 @@ fn a_rule_with_enforce_holds_also_here() {
         let sim = ["--http-tokens", "optional"];
         let host = Host::start(net, &observe(Some(policy), &sim));
         let alice = token(ALICE, V4, 60);
+        host.records(1);
         let held = ["deny", "deny", "policy", "-"];
         assert_outcome(&host, (ALICE, CREDENTIALS, Some(&alice)), 403, held);
         assert_outcome(&host, (ALICE, CREDENTIALS, None), 403, held);

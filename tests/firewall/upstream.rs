@@ -20,8 +20,14 @@ const SHORT: &str = "upstream.timeout = \"400ms\"\nupstream.connect_timeout = \"
 fn alone() -> Setup {
     Setup {
         service: false,
-        config: SHORT.into(),
         ..Setup::default()
+    }
+}
+
+fn hasty() -> Setup {
+    Setup {
+        config: SHORT.into(),
+        ..alone()
     }
 }
 
@@ -62,7 +68,7 @@ fn a_service_that_is_down_is_a_502_and_back_without_a_restart() {
 #[test]
 fn a_service_that_cannot_be_reached_is_a_502_in_time() {
     in_network(|net| {
-        let host = Host::start(net, &alone());
+        let host = Host::start(net, &hasty());
         net.service(|| nft::load("add rule inet watch prerouting tcp flags syn drop\n"));
         let start = Instant::now();
         assert_eq!(read(&host), outcome(502, "upstream_unreachable", ""));
@@ -78,7 +84,7 @@ fn a_service_that_cannot_be_reached_is_a_502_in_time() {
 #[test]
 fn a_service_that_says_nothing_is_a_504_in_time() {
     in_network(|net| {
-        let host = Host::start(net, &alone());
+        let host = Host::start(net, &hasty());
         let service = Fake::start(net, |asked| match asked.is_put() {
             true => Act::token("t", 21600),
             false => Act::Silence,
