@@ -9,6 +9,7 @@ pub mod accounts;
 pub mod names;
 pub(crate) mod sock_diag;
 mod units;
+pub mod witness;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,12 +20,14 @@ pub use sock_diag::{CallerUnknown, ClientSocket, SocketOwner};
 
 use crate::ids::{ClientAddr, Uid};
 use crate::policy::{Account, Subject};
+use witness::{Seen, Unwitnessed, Urgency, Witness};
 
 /// Answers who is asking.
 pub struct Callers {
     diag: Mutex<sock_diag::SockDiag>,
     names: names::Names,
     units: units::Units,
+    witness: Witness,
 }
 
 /// The other end of a connection: the one socket that it was accepted from,
@@ -46,11 +49,12 @@ pub struct Caller {
 
 impl Callers {
     /// `own_uid` is the daemon's, which is nobody's caller.
-    pub fn new(own_uid: Uid, names: names::Names) -> Result<Self, Errno> {
+    pub fn new(own_uid: Uid, names: names::Names, witness: Witness) -> Result<Self, Errno> {
         Ok(Self {
             diag: Mutex::new(sock_diag::SockDiag::new(own_uid)?),
             names,
             units: units::Units::new(),
+            witness,
         })
     }
 
@@ -106,6 +110,16 @@ impl Callers {
     /// Whether names can be known: root has an account on every host.
     pub async fn know_names(&self) -> bool {
         self.names.subject(Uid::ROOT).await.account != Account::Undecidable
+    }
+
+    /// The processes that hold the caller's socket, seen from now on.
+    pub async fn holders(&self, caller: &Caller, urgency: Urgency) -> Result<Seen, Unwitnessed> {
+        self.witness.holders(caller.owner.inode, urgency).await
+    }
+
+    /// A uid as rules see it.
+    pub async fn subject(&self, uid: Uid) -> Arc<Subject> {
+        self.names.subject(uid).await
     }
 
     fn diag(&self) -> std::sync::MutexGuard<'_, sock_diag::SockDiag> {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 
 use super::HandedError;
+use crate::caller::witness::WitnessError;
 use crate::ids::Uid;
 use crate::intercept::{Drift, InterceptError, Open, RuleSetError};
 use crate::sys::activation::ActivationError;
@@ -43,6 +44,8 @@ pub enum StartError {
     Limits(io::Error),
     /// The process that looks up names.
     Names(io::Error),
+    /// There is no witness.
+    Witness(WitnessError),
     /// Privileges cannot be dropped.
     Privilege(PrivilegeError),
     /// The sandbox cannot be entered.
@@ -118,6 +121,7 @@ impl fmt::Display for StartError {
                 f,
                 "cannot start the process that looks up names (imdsfw-names): {error}"
             ),
+            Self::Witness(error) => error.fmt(f),
             Self::Privilege(error) => error.fmt(f),
             Self::Sandbox(error) => error.fmt(f),
             Self::SockDiag(errno) => write!(

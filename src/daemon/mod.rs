@@ -1,10 +1,10 @@
 //! The daemon's life: what must hold before it serves, in which order, and
 //! how it ends.
 //!
-//! As root it verifies the kernel rules and binds its ports; then it drops to
-//! its own user for good. Started as that user by a service manager, it takes
-//! the listeners that it is handed, and feels for the rules, which it cannot
-//! read. Either way it enters its sandbox, and only then opens the log, starts
+//! As root it verifies the kernel rules, binds its ports and starts the
+//! witness; then it drops to its own user for good. Started as that user by a
+//! service manager, it takes the listeners that it is handed, feels for the
+//! rules, which it cannot read, and asks a witness of its own unit. Either way it enters its sandbox, and only then opens the log, starts
 //! threads and accepts. It must never serve without the whole rule set, nor
 //! read a byte from outside while it holds a privilege.
 
@@ -29,6 +29,7 @@ pub use listeners::HandedError;
 use crate::audit::{self, Event, Log};
 use crate::caller::Callers;
 use crate::caller::names::{self, Names};
+use crate::caller::witness::{RunAs, Witness, WitnessError};
 use crate::config::{self, Config, LoadedPolicy, Mode, load_policy};
 use crate::diagnose::{Diagnostics, Style};
 use crate::ids;
@@ -74,6 +75,7 @@ pub fn run(config: &Config, path: &Path) -> Result<(), StartError> {
     provide_directory(&config.audit.file, account, gid)?;
     let descriptors = privilege::limit_resources().map_err(StartError::Limits)?;
     let names = names::process::spawn(account, gid).map_err(StartError::Names)?;
+    let witness = witness(config, rules.daemon_uid(), is_root).map_err(StartError::Witness)?;
     let dropped = privilege::drop_to(account, gid).map_err(StartError::Privilege)?;
     // One thread serves: the work of a request is smaller than handing it over.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -83,7 +85,7 @@ pub fn run(config: &Config, path: &Path) -> Result<(), StartError> {
         .map_err(StartError::Runtime)?;
     let within = runtime.enter();
     let names = Names::new(names).map_err(StartError::Names)?;
-    let callers = Callers::new(rules.daemon_uid(), names).map_err(StartError::SockDiag)?;
+    let callers = Callers::new(rules.daemon_uid(), names, witness).map_err(StartError::SockDiag)?;
     let signals = Signals::catch().map_err(StartError::Runtime)?;
     drop(within);
     let before = Before {
@@ -217,6 +219,16 @@ fn verify(rules: &RuleSet) -> Result<(), StartError> {
         tracing::warn!("{foreign}; `imdsfw rules apply` puts ours first");
     }
     Ok(())
+}
+
+/// Of its own unit, it listens beside the control socket.
+fn witness(config: &Config, daemon: ids::Uid, is_root: bool) -> Result<Witness, WitnessError> {
+    let account = &config.witness_user;
+    if is_root {
+        return Witness::start(account, daemon);
+    }
+    let socket = config.control_socket.with_file_name("witness.sock");
+    Ok(Witness::at(socket, RunAs::new(account, daemon)?.uid))
 }
 
 fn policy(config: &Config) -> Result<Policy, StartError> {

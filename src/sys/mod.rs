@@ -2,5 +2,6 @@
 //! hand. Each block says why it is sound.
 
 pub mod activation;
+pub mod kcmp;
 pub mod privilege;
 pub mod sandbox;

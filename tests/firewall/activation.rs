@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::common::host::{Host, Setup, refused, wait_for};
-use crate::common::http::{V4, V6, get, read_answer, request, token};
+use crate::common::http::{Answer, V4, V6, get, read_answer, request, token};
 use crate::common::net::{in_network, sysctl};
 use crate::common::nft;
 use crate::common::user::{ALICE, BOB, CWAGENT, DAEMON, ROOT, STRANGER, User};
@@ -44,6 +44,10 @@ fn marked(address: &str, mark: u32) -> TcpListener {
     listener
 }
 
+fn credentials(user: User, to: &str) -> Answer {
+    get(user, to, CREDENTIALS, Some(&token(user, to, 60)))
+}
+
 #[test]
 fn handed_its_listeners_it_serves_without_having_been_root() {
     for (backend, _) in BACKENDS {
@@ -55,12 +59,20 @@ fn handed_its_listeners_it_serves_without_having_been_root() {
             let mut host = Host::prepare(net, &setup);
             host.run("rules apply");
             Holder::new().start(&mut host);
+            // Of a unit of its own, it may come later, and come back.
+            assert_eq!(credentials(ROOT, V4).status, 403);
+            let socket = host.path("witness.sock");
+            let witness = format!("witness --listen {}", socket.display());
+            let mut witness = host.command(&witness).spawn().unwrap();
+            wait_for("the witness", || {
+                (credentials(ROOT, V4).status == 200).then_some(())
+            });
             for to in [V4, V6] {
-                let answer = get(ROOT, to, CREDENTIALS, Some(&token(ROOT, to, 60)));
-                assert_eq!(answer.status, 200);
-                let answer = get(ALICE, to, CREDENTIALS, Some(&token(ALICE, to, 60)));
-                assert_eq!(answer.status, 403);
+                assert_eq!(credentials(ROOT, to).status, 200);
+                assert_eq!(credentials(ALICE, to).status, 403);
             }
+            witness.kill().unwrap();
+            witness.wait().unwrap();
             host.stop_daemon();
         });
     }

@@ -33,3 +33,4 @@ mod start;
 mod tokens;
 mod upstream;
 mod volume;
+mod witness;

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::ffi::c_long;
 
-use libc::{CLONE_THREAD, PROT_EXEC};
+use libc::{CLONE_THREAD, FIONBIO, PROT_EXEC};
 use seccompiler::{
     BackendError, BpfProgram, Error, SeccompAction, SeccompCmpArgLen, SeccompCmpOp,
     SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
@@ -153,28 +153,36 @@ fn allowed(arch: TargetArch) -> Result<BpfProgram, Error> {
 
 /// Calls of which one use is needed and another would be a way out.
 fn conditional() -> Result<Vec<(c_long, Vec<SeccompRule>)>, BackendError> {
-    let tcp = |family| {
+    let socket = |family, kind| {
         SeccompRule::new(vec![
             is(0, ALL, family)?,
             // SOCK_NONBLOCK and SOCK_CLOEXEC stand above the type.
-            is(1, 0xf, libc::SOCK_STREAM)?,
+            is(1, 0xf, kind)?,
             is(2, ALL, 0)?,
         ])
     };
+    let tcp4 = socket(libc::AF_INET, libc::SOCK_STREAM)?;
+    let tcp6 = socket(libc::AF_INET6, libc::SOCK_STREAM)?;
+    // To a witness that comes back.
+    let witness = socket(libc::AF_UNIX, libc::SOCK_SEQPACKET)?;
     let not_executable = || SeccompRule::new(vec![is(2, PROT_EXEC.unsigned_abs(), 0)?]);
     // clone3 has its flags where no filter can see them; without it, threads
     // are made by clone.
     let thread = SeccompRule::new(vec![is(0, CLONE_THREAD.unsigned_abs(), CLONE_THREAD)?])?;
     let name = SeccompRule::new(vec![is(0, ALL, libc::PR_SET_NAME)?])?;
+    let nonblocking = SeccompRule::new(vec![SeccompCondition::new(
+        1,
+        SeccompCmpArgLen::Dword,
+        SeccompCmpOp::Eq,
+        FIONBIO,
+    )?])?;
     Ok(vec![
-        (
-            libc::SYS_socket,
-            vec![tcp(libc::AF_INET)?, tcp(libc::AF_INET6)?],
-        ),
+        (libc::SYS_socket, vec![tcp4, tcp6, witness]),
         (libc::SYS_mmap, vec![not_executable()?]),
         (libc::SYS_mprotect, vec![not_executable()?]),
         (libc::SYS_clone, vec![thread]),
         (libc::SYS_prctl, vec![name]),
+        (libc::SYS_ioctl, vec![nonblocking]),
     ])
 }
 
