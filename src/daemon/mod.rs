@@ -11,7 +11,7 @@ mod notify;
 
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use nix::unistd::{Gid, Uid, User, chown, geteuid};
 use serde::Serialize;
@@ -26,7 +26,6 @@ use crate::config::{Config, LoadedPolicy, Mode, load_policy};
 use crate::diagnose::{Diagnostics, Style};
 use crate::ids::{self, MetadataAddr};
 use crate::intercept::{self, RuleSet};
-use crate::policy::Policy;
 use crate::proxy::{Listener, Proxy};
 use crate::sys::privilege;
 
@@ -48,7 +47,7 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     if !drift.is_empty() {
         return Err(StartError::Drift(drift));
     }
-    let policy = policy(config)?;
+    let policy = load(config)?;
     let listeners = bind(config)?;
     let uid = rules.daemon_uid();
     let (account, gid) = own_account(uid);
@@ -60,7 +59,7 @@ pub fn run(config: &Config) -> Result<(), StartError> {
 
 fn serve(
     config: &Config,
-    policy: Policy,
+    LoadedPolicy { policy, sources }: LoadedPolicy,
     listeners: Vec<Listener>,
     uid: ids::Uid,
     descriptors: usize,
@@ -82,11 +81,13 @@ fn serve(
         &Loaded {
             policy: policy.hash(),
             rules: policy.len(),
+            files: sources.iter().map(|source| source.name()).collect(),
         },
     );
     let proxy = Proxy::new(config, policy, log.clone(), callers).map_err(StartError::Random)?;
+    let ended_by = Arc::new(OnceLock::new());
     let served = runtime.block_on(async {
-        let stop = on_signals(log.clone())?;
+        let stop = on_signals(log.clone(), Arc::clone(&ended_by))?;
         notify::ready();
         tracing::info!("serving");
         Arc::new(proxy).run(listeners, descriptors, stop).await
@@ -94,21 +95,26 @@ fn serve(
     log.ending();
     // A hanging NSS module may not hold up the end.
     runtime.shutdown_background();
-    log.event(Event::DaemonStopped, &serde_json::json!({}));
+    log.event(
+        Event::DaemonStopped,
+        &Stopped {
+            signal: ended_by.get().copied(),
+        },
+    );
     writer.close();
     served.map_err(StartError::Runtime)
 }
 
-fn policy(config: &Config) -> Result<Policy, StartError> {
+fn load(config: &Config) -> Result<LoadedPolicy, StartError> {
     let mut found = Diagnostics::new();
     let loaded = load_policy(config, &mut found);
     let shown = found.render(Style::Plain);
     match loaded {
-        Some(LoadedPolicy { policy, .. }) => {
+        Some(loaded) => {
             if !shown.is_empty() {
                 tracing::warn!("the policy has warnings:\n{shown}");
             }
-            Ok(policy)
+            Ok(loaded)
         }
         None => Err(StartError::Policy(shown)),
     }
@@ -148,19 +154,24 @@ fn provide_directory(file: &Path, uid: Uid, gid: Gid) -> Result<(), StartError> 
 }
 
 /// SIGTERM and SIGINT end the daemon, SIGHUP opens the log again.
-fn on_signals(log: Log) -> std::io::Result<watch::Receiver<bool>> {
+fn on_signals(
+    log: Log,
+    ended_by: Arc<OnceLock<&'static str>>,
+) -> std::io::Result<watch::Receiver<bool>> {
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;
     let mut hup = signal(SignalKind::hangup())?;
     let (tell, told) = watch::channel(false);
     tokio::spawn(async move {
-        loop {
+        let signal = loop {
             tokio::select! {
                 _ = hup.recv() => log.reopen(),
-                _ = term.recv() => break,
-                _ = int.recv() => break,
+                _ = term.recv() => break "SIGTERM",
+                _ = int.recv() => break "SIGINT",
             }
-        }
+        };
+        // Told once, here.
+        let _ = ended_by.set(signal);
         notify::stopping();
         tell.send_replace(true);
     });
@@ -193,4 +204,12 @@ impl Started {
 struct Loaded<'a> {
     policy: &'a str,
     rules: usize,
+    /// In the order they were read.
+    files: Vec<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Stopped {
+    /// `null` where it ended by a fault.
+    signal: Option<&'static str>,
 }

@@ -116,7 +116,7 @@ impl Proxy {
             (Some(token), TokenMode::Bound) => {
                 self.tokens.verify(token, caller.uid(), boottime()).into()
             }
-            (Some(token), TokenMode::Relay) if token.as_str().is_empty() => TokenState::Bad,
+            (Some(token), TokenMode::Relay) if token.as_str().is_empty() => TokenState::Foreign,
             (Some(token), TokenMode::Relay) => TokenState::Relayed(token.clone()),
         }
     }
