@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Subcommand, ValueEnum};
 
-use super::{ConfigArg, Outcome};
+use super::{ConfigArg, Outcome, fold};
 use crate::intercept::{self, Removal, RuleSet, TABLE};
 
 /// The kernel rules: redirect and guards.
@@ -77,7 +77,7 @@ pub(super) fn run(args: Args) -> Outcome {
             backend.check()?;
             let rules = rule_set(&config)?;
             intercept::apply(&rules)?;
-            println!("loaded table inet {TABLE}: {rules}");
+            println!("{}", fold(&format!("loaded table inet {TABLE}: {rules}")));
             Ok(ExitCode::SUCCESS)
         }
         Action::Verify {
@@ -105,13 +105,14 @@ fn verify(rules: &RuleSet, json: bool) -> Outcome {
     if json {
         println!("{}", serde_json::json!({ "ok": ok, "drift": drift }));
     } else if ok {
-        println!("table inet {TABLE} is loaded as expected: {rules}");
+        let said = format!("table inet {TABLE} is loaded as expected: {rules}");
+        println!("{}", fold(&said));
     } else {
         for difference in &drift {
             println!("{difference}");
         }
         eprintln!(
-            "imdsfw: the rules differ from those expected; `imdsfw rules apply` restores them"
+            "imdsfw: the rules differ from those expected; `imdsfw rules apply` restores\n  them"
         );
     }
     Ok(if ok {
