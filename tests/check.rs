@@ -804,7 +804,7 @@ fn check_says_what_it_read_and_what_it_did_not() {
     let text = stdout(&output);
     let expected = format!(
         "ok, 2 warnings: 2 policy files, 2 rules, 2 tests passed\n\
-         read    {first}\nread    {second}\nmode    observe: nobody is refused"
+         read    {first}\nread    {second}\nmode    observe: denials are only recorded"
     );
     assert!(text.starts_with(&expected), "{text}");
     assert!(text.contains("\npolicy  sha256:"), "{text}");

@@ -128,7 +128,7 @@ fn report(
         .collect();
     let mode = match mode {
         Mode::Enforce => "enforce",
-        Mode::Observe => "observe: nobody is refused but by rules with `enforce = true`",
+        Mode::Observe => "observe: denials are only recorded, but for rules with `enforce`",
     };
     format!(
         "{ok}: {}, {}, {} passed\n{names}mode    {mode}\npolicy  {}\n",

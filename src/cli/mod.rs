@@ -80,9 +80,12 @@ pub fn main() -> ExitCode {
 fn fold(text: &str) -> String {
     let folded: Vec<_> = text
         .lines()
-        .map(|line| match line.starts_with(' ') {
-            true => line.to_owned(),
-            false => wrap(line, 78).replace('\n', "\n  "),
+        .map(|line| {
+            let laid_out = line.starts_with(' ') || line.starts_with("-->");
+            match laid_out || line.chars().count() <= 80 {
+                true => line.to_owned(),
+                false => wrap(line, 78).replace('\n', "\n  "),
+            }
         })
         .collect();
     folded.join("\n")
