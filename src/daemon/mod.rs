@@ -1,7 +1,8 @@
 //! The daemon's life: what must hold before it serves, in which order, and
 //! how it ends.
 //!
-//! As root it verifies the kernel rules and binds its ports; then it drops to
+//! As root it verifies the kernel rules, binds its ports and starts the
+//! witness; then it drops to
 //! its own user for good, and only then opens the log, starts threads and
 //! accepts. It must never serve without the whole rule set, nor read a byte
 //! from outside while it holds a privilege.
@@ -21,6 +22,7 @@ use tokio::sync::watch;
 pub use error::StartError;
 
 use crate::audit::{Event, Log};
+use crate::caller::witness::Witness;
 use crate::caller::{Callers, accounts};
 use crate::config::{Config, LoadedPolicy, Mode, load_policy};
 use crate::diagnose::{Diagnostics, Style};
@@ -57,8 +59,9 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     let (account, gid) = own_account(uid);
     provide_directory(&config.audit.file, account, gid)?;
     let descriptors = privilege::raise_descriptor_limit().map_err(StartError::Descriptors)?;
+    let witness = Witness::start(&config.witness_user, uid).map_err(StartError::Witness)?;
     privilege::drop_to(account, gid).map_err(StartError::Privilege)?;
-    serve(config, policy, listeners, uid, descriptors)
+    serve(config, policy, listeners, uid, witness, descriptors)
 }
 
 fn serve(
@@ -66,9 +69,10 @@ fn serve(
     LoadedPolicy { policy, sources }: LoadedPolicy,
     listeners: Vec<Listener>,
     uid: ids::Uid,
+    witness: Witness,
     descriptors: usize,
 ) -> Result<(), StartError> {
-    let callers = Callers::new(uid, accounts::lookup).map_err(StartError::SockDiag)?;
+    let callers = Callers::new(uid, accounts::lookup, witness).map_err(StartError::SockDiag)?;
     // One thread serves: the work of a request is smaller than handing it over.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -7,6 +7,7 @@
 mod accept;
 mod answer;
 mod gate;
+mod holders;
 mod notice;
 mod pipeline;
 
@@ -41,7 +42,7 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// Everything a request meets on its way.
 pub struct Proxy {
     log: Log,
-    callers: Callers,
+    callers: Arc<Callers>,
     policy: Policy,
     tokens: TokenKey,
     upstream: Upstream,
@@ -64,7 +65,7 @@ impl Proxy {
         getrandom::fill(&mut key)?;
         Ok(Self {
             log,
-            callers,
+            callers: Arc::new(callers),
             policy,
             tokens: TokenKey::new(&key),
             upstream: Upstream::new(&config.upstream),

@@ -27,3 +27,4 @@ mod start;
 mod tokens;
 mod upstream;
 mod volume;
+mod witness;
