@@ -27,7 +27,7 @@ pub enum TokenState {
     Missing,
     /// Good, but somebody else's.
     OtherUid(u32),
-    /// The caller's own once; its time is over.
+    /// Of this run, whoever's it was; its time is over.
     Expired,
     /// Not of this run's making: altered, made up, of an earlier run, or the
     /// service's own.
