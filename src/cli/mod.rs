@@ -4,6 +4,7 @@
 mod check;
 mod demo;
 mod explain;
+mod generate;
 mod inputs;
 mod rules;
 mod run;
@@ -36,6 +37,8 @@ enum Command {
     Explain(explain::Args),
     Test(test::Args),
     Sim(sim::Args),
+    #[command(hide = true)]
+    Generate(generate::Args),
 }
 
 /// `--config`, for every command that reads one.
@@ -68,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(args),
         Command::Test(args) => test::run(args),
         Command::Sim(args) => sim::run(args),
+        Command::Generate(args) => generate::run(args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("imdsfw: {error}");
