@@ -76,7 +76,8 @@ fn serve(
     let file = &config.audit.file;
     let (log, writer) =
         Log::open(file.clone(), run).map_err(|error| StartError::Audit(file.clone(), error))?;
-    log.event(Event::DaemonStarted, &Started::new(config, &listeners));
+    let started = Started::new(config, &listeners);
+    log.event(Event::DaemonStarted, &started);
     log.event(
         Event::PolicyLoaded,
         &Loaded {
@@ -84,11 +85,12 @@ fn serve(
             rules: policy.len(),
         },
     );
+    let greeting = Greeting::new(&started, &policy, uid);
     let proxy = Proxy::new(config, policy, log.clone(), callers).map_err(StartError::Random)?;
     let served = runtime.block_on(async {
         let stop = on_signals(log.clone())?;
         notify::ready();
-        tracing::info!("serving");
+        greeting.say();
         Arc::new(proxy).run(listeners, descriptors, stop).await
     });
     log.ending();
@@ -185,6 +187,38 @@ impl Started {
                 .iter()
                 .map(|listener| listener.service.to_string())
                 .collect(),
+        }
+    }
+}
+
+/// What an admin wants to see at a glance when the daemon serves.
+struct Greeting {
+    serving: String,
+    policy: String,
+    warnings: Vec<&'static str>,
+}
+
+impl Greeting {
+    fn new(started: &Started, policy: &Policy, uid: ids::Uid) -> Self {
+        let mut warnings = Vec::new();
+        if started.mode == Mode::Observe {
+            warnings.push("the mode is observe: what the policy denies is recorded, not refused");
+        }
+        if policy.is_empty() {
+            warnings.push("the policy has no rules: everyone gets the default, root included");
+        }
+        Self {
+            serving: format!("serving {} as uid {uid}", started.listeners.join(" and ")),
+            policy: format!("policy {}: {} rules", policy.hash(), policy.len()),
+            warnings,
+        }
+    }
+
+    fn say(&self) {
+        tracing::info!("{}", self.serving);
+        tracing::info!("{}", self.policy);
+        for warning in &self.warnings {
+            tracing::warn!("{warning}");
         }
     }
 }
