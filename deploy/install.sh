@@ -2,8 +2,8 @@
 # Installs imdsfw on a host that has no package for it, and takes it away.
 #
 #   install.sh BINARY        the program, its policy, manual and service files
-#   install.sh --uninstall   all that, the rules and the accounts; not the
-#                            config, the log and the policies of this host
+#   install.sh --uninstall   all that, and the rules; not the config, the log
+#                            and the policies of this host, nor the accounts
 #
 # Nothing is started: from the moment the rules are loaded, users are refused.
 # With DESTDIR set, files go below it and this host is left alone.
@@ -98,8 +98,7 @@ uninstall() {
         "$root"/usr/share/man/man8/imdsfw.8 \
         "$root"/usr/share/man/man8/imdsfw-*.8
     rm -rf "$root/usr/lib/imdsfw"
-    [ "$root" ] || remove_accounts
-    echo "removed; left: /etc/imdsfw, /var/lib/imdsfw and /var/log/imdsfw"
+    echo "removed; left: /etc/imdsfw, /var/lib/imdsfw, /var/log/imdsfw, and whose they are"
 }
 
 stop() {
@@ -111,17 +110,6 @@ stop() {
         rc-service --ifstarted imdsfw stop
         rc-update --quiet delete imdsfw || true
     fi
-}
-
-remove_accounts() {
-    for account in $accounts; do
-        getent passwd "$account" >/dev/null || continue
-        if command -v userdel >/dev/null; then
-            userdel "$account"
-        else
-            deluser "$account"
-        fi
-    done
 }
 
 # put MODE FILE PATH
