@@ -15,8 +15,10 @@ pub use wire::{netlink, request, token};
 mod tests {
     use std::path::Path;
 
+    type Target = fn(&[u8]);
+
     /// So that a seed nobody reads, or a target without seeds, is noticed.
-    fn replay(target: &str, run: fn(&[u8])) {
+    fn replay(target: &str, run: Target) {
         let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
         let source = fuzz.join(format!("fuzz_targets/{target}.rs"));
         let source = std::fs::read_to_string(source).unwrap();
@@ -35,7 +37,7 @@ mod tests {
 
     #[test]
     fn the_seeds_of_every_target() {
-        let targets: [(&str, fn(&[u8])); 6] = [
+        let targets: [(&str, Target); 6] = [
             ("audit_tail", super::audit_tail),
             ("config", super::config),
             ("netlink", super::netlink),
