@@ -10,6 +10,7 @@ mod rules;
 mod run;
 mod sim;
 mod test;
+mod witness;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -37,6 +38,7 @@ enum Command {
     Explain(explain::Args),
     Test(test::Args),
     Sim(sim::Args),
+    Witness(witness::Args),
     #[command(hide = true)]
     Generate(generate::Args),
 }
@@ -71,6 +73,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(args),
         Command::Test(args) => test::run(args),
         Command::Sim(args) => sim::run(args),
+        Command::Witness(args) => witness::run(args),
         Command::Generate(args) => generate::run(args),
     };
     outcome.unwrap_or_else(|error| {

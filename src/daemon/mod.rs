@@ -1,7 +1,8 @@
 //! The daemon's life: what must hold before it serves, in which order, and
 //! how it ends.
 //!
-//! As root it verifies the kernel rules and binds its ports; then it drops to
+//! As root it verifies the kernel rules, binds its ports and starts the
+//! witness; then it drops to
 //! its own user for good, and only then opens the log, starts threads and
 //! accepts. It must never serve without the whole rule set, nor read a byte
 //! from outside while it holds a privilege.
@@ -21,11 +22,12 @@ use tokio::sync::watch;
 pub use error::StartError;
 
 use crate::audit::{Event, Log};
+use crate::caller::witness::Witness;
 use crate::caller::{Callers, accounts};
 use crate::config::{Config, LoadedPolicy, Mode, load_policy};
 use crate::diagnose::{Diagnostics, Style};
 use crate::ids::{self, MetadataAddr};
-use crate::intercept::{self, RuleSet};
+use crate::intercept::{self, Drift, RuleSet};
 use crate::policy::Policy;
 use crate::proxy::{Listener, Proxy};
 use crate::sys::privilege;
@@ -45,8 +47,11 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     let _ = nix::sys::prctl::set_name(c"imdsfw");
     let rules = RuleSet::from_config(config).map_err(StartError::RuleSet)?;
     let drift = intercept::verify(&rules).map_err(StartError::Verify)?;
-    if !drift.is_empty() {
+    if drift.iter().any(Drift::is_open) {
         return Err(StartError::Drift(drift));
+    }
+    for foreign in &drift {
+        tracing::warn!("{foreign}; `imdsfw rules apply` puts ours first");
     }
     let policy = policy(config)?;
     let listeners = bind(config)?;
@@ -54,8 +59,9 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     let (account, gid) = own_account(uid);
     provide_directory(&config.audit.file, account, gid)?;
     let descriptors = privilege::raise_descriptor_limit().map_err(StartError::Descriptors)?;
+    let witness = Witness::start(&config.witness_user, uid).map_err(StartError::Witness)?;
     privilege::drop_to(account, gid).map_err(StartError::Privilege)?;
-    serve(config, policy, listeners, uid, descriptors)
+    serve(config, policy, listeners, uid, witness, descriptors)
 }
 
 fn serve(
@@ -63,9 +69,10 @@ fn serve(
     policy: Policy,
     listeners: Vec<Listener>,
     uid: ids::Uid,
+    witness: Witness,
     descriptors: usize,
 ) -> Result<(), StartError> {
-    let callers = Callers::new(uid, accounts::lookup).map_err(StartError::SockDiag)?;
+    let callers = Callers::new(uid, accounts::lookup, witness).map_err(StartError::SockDiag)?;
     // One thread serves: the work of a request is smaller than handing it over.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -117,9 +124,9 @@ fn policy(config: &Config) -> Result<Policy, StartError> {
 }
 
 fn bind(config: &Config) -> Result<Vec<Listener>, StartError> {
-    let port = config.listen_port;
+    let (port, mark) = (config.listen_port, config.rules.marks.listener);
     let bind = |address: &std::net::SocketAddr| {
-        Listener::bind(MetadataAddr(*address), port)
+        Listener::bind(MetadataAddr(*address), port, mark)
             .map_err(|error| StartError::Bind(*address, port, error))
     };
     config.upstream.addresses.iter().map(bind).collect()

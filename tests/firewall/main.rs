@@ -13,6 +13,7 @@
 mod answers;
 mod attacks;
 mod audit;
+mod backends;
 #[path = "../common/mod.rs"]
 mod common;
 mod http_table;
@@ -26,3 +27,4 @@ mod start;
 mod tokens;
 mod upstream;
 mod volume;
+mod witness;
