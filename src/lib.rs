@@ -38,6 +38,10 @@ pub mod daemon;
 pub mod demo;
 #[forbid(unsafe_code)]
 pub mod diagnose;
+#[doc(hidden)]
+#[cfg(any(test, fuzzing))]
+#[forbid(unsafe_code)]
+pub mod fuzzing;
 #[forbid(unsafe_code)]
 pub mod ids;
 #[forbid(unsafe_code)]

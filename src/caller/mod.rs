@@ -16,6 +16,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::errno::Errno;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use sock_diag::reply;
 pub use sock_diag::{CallerUnknown, ClientSocket, SocketOwner};
 
 use crate::ids::{ClientAddr, Uid};

@@ -4,6 +4,7 @@
 mod check;
 mod demo;
 mod explain;
+mod generate;
 mod inputs;
 mod rules;
 mod run;
@@ -38,6 +39,8 @@ enum Command {
     Test(test::Args),
     Sim(sim::Args),
     Witness(witness::Args),
+    #[command(hide = true)]
+    Generate(generate::Args),
 }
 
 /// `--config`, for every command that reads one.
@@ -71,6 +74,7 @@ pub fn main() -> ExitCode {
         Command::Test(args) => test::run(args),
         Command::Sim(args) => sim::run(args),
         Command::Witness(args) => witness::run(args),
+        Command::Generate(args) => generate::run(args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("{}", fold(&format!("imdsfw: {error}")));
