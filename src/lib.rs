@@ -43,6 +43,8 @@ pub mod ids;
 #[forbid(unsafe_code)]
 pub mod intercept;
 #[forbid(unsafe_code)]
+pub mod limits;
+#[forbid(unsafe_code)]
 pub mod policy;
 #[forbid(unsafe_code)]
 pub mod provider;

@@ -16,7 +16,7 @@ pub const SCHEMA: u32 = 1;
 const GROUPS_MAX: usize = 16;
 
 /// Everything that can be written about. One closed list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum Event {
     /// One request, whatever became of it.
     #[serde(rename = "request")]
@@ -33,6 +33,9 @@ pub enum Event {
     /// Accepting pauses: the host or the process has no descriptor left.
     #[serde(rename = "daemon.overloaded")]
     DaemonOverloaded,
+    /// Denials past the rate that is recorded one by one.
+    #[serde(rename = "limit.denials_summarised")]
+    DenialsSummarised,
     /// A policy is in force.
     #[serde(rename = "policy.loaded")]
     PolicyLoaded,
@@ -84,6 +87,8 @@ pub enum Reason {
     Default,
     /// A name in a rule could not be decided and could change the verdict.
     AccountUnknown,
+    /// More than the caller's share; `detail` names the limit.
+    Limit,
     /// The record could not be written, and the answer may not leave without.
     AuditUnwritable,
     /// No connection to the service.
@@ -115,6 +120,7 @@ impl Reason {
             Self::Policy => "policy",
             Self::Default => "default",
             Self::AccountUnknown => "account_unknown",
+            Self::Limit => "limit",
             Self::AuditUnwritable => "audit_unwritable",
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamInvalid => "upstream_invalid",

@@ -26,6 +26,7 @@ use crate::config::{Config, LoadedPolicy, Mode, load_policy};
 use crate::diagnose::{Diagnostics, Style};
 use crate::ids::{self, MetadataAddr};
 use crate::intercept::{self, RuleSet};
+use crate::limits::Owners;
 use crate::policy::Policy;
 use crate::proxy::{Listener, Proxy};
 use crate::sys::privilege;
@@ -49,19 +50,21 @@ pub fn run(config: &Config) -> Result<(), StartError> {
         return Err(StartError::Drift(drift));
     }
     let policy = policy(config)?;
+    let owners = Owners::of_this_host();
     let listeners = bind(config)?;
     let uid = rules.daemon_uid();
     let (account, gid) = own_account(uid);
     provide_directory(&config.audit.file, account, gid)?;
     let descriptors = privilege::raise_descriptor_limit().map_err(StartError::Descriptors)?;
     privilege::drop_to(account, gid).map_err(StartError::Privilege)?;
-    serve(config, policy, listeners, uid, descriptors)
+    serve(config, policy, listeners, owners, uid, descriptors)
 }
 
 fn serve(
     config: &Config,
     policy: Policy,
     listeners: Vec<Listener>,
+    owners: Owners,
     uid: ids::Uid,
     descriptors: usize,
 ) -> Result<(), StartError> {
@@ -84,16 +87,18 @@ fn serve(
             rules: policy.len(),
         },
     );
-    let proxy = Proxy::new(config, policy, log.clone(), callers).map_err(StartError::Random)?;
+    let proxy = Proxy::new(config, policy, log.clone(), callers, owners, descriptors)
+        .map_err(StartError::Random)?;
     let served = runtime.block_on(async {
         let stop = on_signals(log.clone())?;
         notify::ready();
         tracing::info!("serving");
-        Arc::new(proxy).run(listeners, descriptors, stop).await
+        Arc::new(proxy).run(listeners, stop).await
     });
     log.ending();
     // A hanging NSS module may not hold up the end.
     runtime.shutdown_background();
+    log.summarise_denials();
     log.event(Event::DaemonStopped, &serde_json::json!({}));
     writer.close();
     served.map_err(StartError::Runtime)

@@ -108,7 +108,8 @@ impl Proxy {
         mut stop: watch::Receiver<bool>,
     ) {
         if let Err(detail) = redirected_from(&stream, client, service) {
-            audit::connection_refused(&self.log, client, Reason::NotRedirected, detail, self.mode);
+            let reason = Reason::NotRedirected;
+            audit::connection_refused(&self.log, client, None, reason, detail, self.mode);
             return;
         }
         // An answer is one write; waiting to fill a segment only delays it.
@@ -118,6 +119,14 @@ impl Proxy {
         let peer = self.callers.meet(ClientSocket { client, service }, || {
             stream.peer_addr().is_ok()
         });
+        let _counted = match self.limits.connection(peer.uid(), Instant::now()) {
+            Ok(counted) => counted,
+            Err(over) => {
+                let (reason, detail) = (Reason::Limit, over.as_str());
+                audit::connection_refused(&self.log, client, peer.uid(), reason, detail, self.mode);
+                return;
+            }
+        };
         let inbox = Arc::new(Inbox::default());
         let gate = Gate::new(stream, Arc::clone(&self.service), Arc::clone(&inbox));
         let stopping = stop.clone();
