@@ -4,18 +4,18 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use serde::Serialize;
 
 use super::record::{Event, Reason};
 use crate::ids::Uid;
-use crate::limits::{Bucket, Owners, Rate};
+use crate::limits::Owners;
 use crate::provider::Class;
 use crate::utc;
 
-/// Uids with a rate of their own at one time; beyond that they share one.
-const RATES_MAX: usize = 4096;
+/// Uids counted apart in one second; beyond that they are taken for one.
+const UIDS_MAX: usize = 4096;
 /// Kinds of denials told apart in one second; beyond that only the reason is.
 const KINDS_MAX: usize = 1024;
 
@@ -57,29 +57,34 @@ struct Tally {
 
 #[derive(Debug)]
 pub(super) struct Denials {
-    rate: Rate,
+    per_second: u32,
     owners: Arc<Owners>,
-    /// `None` is for whoever cannot be named, and whoever came too late.
-    rates: HashMap<Option<Uid>, Bucket>,
+    /// Singled out since the last summary, which comes once a second. `None`
+    /// is whoever cannot be named, and whoever came when there was no room.
+    singled_out: HashMap<Option<Uid>, u32>,
     tallies: HashMap<Kind, Tally>,
 }
 
 impl Denials {
     pub(super) fn new(per_second: u32, owners: Arc<Owners>) -> Self {
         Self {
-            rate: Rate::new(per_second, Duration::from_secs(1), per_second),
+            per_second,
             owners,
-            rates: HashMap::new(),
+            singled_out: HashMap::new(),
             tallies: HashMap::new(),
         }
     }
 
     /// Whether a record of its own is due; else it is counted.
-    pub(super) fn singles_out(&mut self, denial: Denial, now: Instant, time: SystemTime) -> bool {
+    pub(super) fn singles_out(&mut self, denial: Denial, time: SystemTime) -> bool {
         let uid = denial.uid.map(|uid| self.owners.owner(uid));
-        let has_room = self.rates.len() < RATES_MAX || self.rates.contains_key(&uid);
-        let own = uid.filter(|_| has_room);
-        if self.rates.entry(own).or_default().take(self.rate, now) {
+        let has_room = self.singled_out.len() < UIDS_MAX || self.singled_out.contains_key(&uid);
+        let singled_out = self
+            .singled_out
+            .entry(uid.filter(|_| has_room))
+            .or_default();
+        if *singled_out < self.per_second {
+            *singled_out += 1;
             return true;
         }
         let mut kind = Kind {
@@ -102,8 +107,8 @@ impl Denials {
     }
 
     /// What was counted since the last call, by uid.
-    pub(super) fn take(&mut self, now: Instant) -> Vec<Summary> {
-        self.rates.retain(|_, bucket| !bucket.is_full(now));
+    pub(super) fn take(&mut self) -> Vec<Summary> {
+        self.singled_out.clear();
         let mut summaries: Vec<_> = self
             .tallies
             .drain()
@@ -141,21 +146,21 @@ mod tests {
     #[test]
     fn past_its_rate_a_uid_is_counted_and_another_is_not() {
         let mut denials = denials(10);
-        let (now, time) = (Instant::now(), SystemTime::UNIX_EPOCH);
-        let mut singled = |uid| denials.singles_out(denial(uid, Reason::Default), now, time);
+        let time = SystemTime::UNIX_EPOCH;
+        let mut singled = |uid| denials.singles_out(denial(uid, Reason::Default), time);
         assert_eq!((0..50).filter(|_| singled(4001)).count(), 10);
         assert!(
             !singled(100_007),
             "a subordinate uid has no rate of its own"
         );
         assert!(singled(4002));
-        let summaries = serde_json::to_value(denials.take(now)).unwrap();
+        let summaries = serde_json::to_value(denials.take()).unwrap();
         let expected = serde_json::json!([{
             "of": "request", "uid": 4001, "reason": "default", "class": "secrets", "count": 41,
             "first": "1970-01-01T00:00:00.000000Z", "last": "1970-01-01T00:00:00.000000Z",
         }]);
         assert_eq!(summaries, expected);
-        assert!(denials.take(now).is_empty());
+        assert!(denials.take().is_empty());
     }
 
     proptest! {
@@ -163,15 +168,15 @@ mod tests {
         #[test]
         fn nothing_is_left_uncounted(seen in proptest::collection::vec(0u32..20_000, 0..3000)) {
             let mut denials = denials(1);
-            let (now, time) = (Instant::now(), SystemTime::UNIX_EPOCH);
+            let time = SystemTime::UNIX_EPOCH;
             let mut alone = 0;
             for uid in &seen {
                 let reason = [Reason::Policy, Reason::Limit][*uid as usize % 2];
-                alone += u64::from(denials.singles_out(denial(uid / 3, reason), now, time));
+                alone += u64::from(denials.singles_out(denial(uid / 3, reason), time));
             }
-            prop_assert!(denials.rates.len() <= RATES_MAX + 1);
+            prop_assert!(denials.singled_out.len() <= UIDS_MAX + 1);
             prop_assert!(denials.tallies.len() <= KINDS_MAX + 40);
-            let counted: u64 = denials.take(now).iter().map(|summary| summary.count).sum();
+            let counted: u64 = denials.take().iter().map(|summary| summary.count).sum();
             prop_assert_eq!(alone + counted, seen.len() as u64);
         }
     }

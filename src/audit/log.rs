@@ -132,7 +132,8 @@ impl Log {
             .set(Mutex::new(Denials::new(per_second, owners)));
     }
 
-    /// Writes what was counted since the last call, with the counts.
+    /// Writes what was counted since the last call, with the counts; to be
+    /// called once a second.
     pub fn summarise_denials(&self) {
         let Some(denials) = self.0.denials.get() else {
             return;
@@ -140,7 +141,7 @@ impl Log {
         let summaries = denials
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .take(Instant::now());
+            .take();
         for summary in summaries {
             let record = self.render(&EventBody {
                 event: Event::DenialsSummarised,
@@ -156,7 +157,7 @@ impl Log {
             denials
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .singles_out(denial, Instant::now(), SystemTime::now())
+                .singles_out(denial, SystemTime::now())
         })
     }
 

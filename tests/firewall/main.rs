@@ -17,6 +17,7 @@ mod audit;
 mod common;
 mod http_table;
 mod identity;
+mod limits;
 mod log_file;
 mod observe;
 mod overload;
