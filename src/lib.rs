@@ -39,6 +39,8 @@ pub mod demo;
 #[forbid(unsafe_code)]
 pub mod diagnose;
 #[forbid(unsafe_code)]
+pub mod doctor;
+#[forbid(unsafe_code)]
 pub mod ids;
 #[forbid(unsafe_code)]
 pub mod intercept;

@@ -3,6 +3,7 @@
 
 mod check;
 mod demo;
+mod doctor;
 mod explain;
 mod inputs;
 mod rules;
@@ -35,6 +36,7 @@ enum Command {
     Check(check::Args),
     Explain(explain::Args),
     Test(test::Args),
+    Doctor(doctor::Args),
     Sim(sim::Args),
 }
 
@@ -67,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Test(args) => test::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Sim(args) => sim::run(args),
     };
     outcome.unwrap_or_else(|error| {
