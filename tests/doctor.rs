@@ -145,7 +145,7 @@ fn each_thing_broken_has_its_line_and_its_mend() {
         ip("route del default via 10.77.0.1");
         finds(&host, "route", "failure", "169.254.169.254", "ip route add");
         ip("route add default via 10.77.0.1");
-        ip("-6 route del default via fd77::1");
+        ip("route del default via fd77::1");
         finds(
             &host,
             "route",
@@ -153,7 +153,7 @@ fn each_thing_broken_has_its_line_and_its_mend() {
             "fd00:ec2::254",
             "ip -6 route add",
         );
-        ip("-6 route add default via fd77::1");
+        ip("route add default via fd77::1");
 
         cover("/usr/local/sbin");
         let program = Path::new("/usr/local/sbin/helper");

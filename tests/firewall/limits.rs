@@ -191,7 +191,7 @@ fn a_flood_of_connections_tokens_and_denials_harms_no_other_user() {
 /// Another user's p99, quiet and flooded; what else must hold is asserted.
 fn p99_under_flood(net: &Net) -> [Duration; 2] {
     const MEASURED: usize = 400;
-    let mut host = Host::start(net, &limited("limits.denials_recorded_per_second = 200"));
+    let mut host = Host::start(net, &limited("limits.denials_recorded_per_second = 50"));
     let token = token(BOB, V4, 600);
     let quiet = times(BOB, &token, MEASURED);
     let before = log_size(&host);
