@@ -25,7 +25,7 @@ use crate::caller::{Callers, accounts};
 use crate::config::{Config, LoadedPolicy, Mode, load_policy};
 use crate::diagnose::{Diagnostics, Style};
 use crate::ids::{self, MetadataAddr};
-use crate::intercept::{self, RuleSet};
+use crate::intercept::{self, Drift, RuleSet};
 use crate::limits::Owners;
 use crate::policy::Policy;
 use crate::proxy::{Listener, Proxy};
@@ -46,8 +46,11 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     let _ = nix::sys::prctl::set_name(c"imdsfw");
     let rules = RuleSet::from_config(config).map_err(StartError::RuleSet)?;
     let drift = intercept::verify(&rules).map_err(StartError::Verify)?;
-    if !drift.is_empty() {
+    if drift.iter().any(Drift::is_open) {
         return Err(StartError::Drift(drift));
+    }
+    for foreign in &drift {
+        tracing::warn!("{foreign}; `imdsfw rules apply` puts ours first");
     }
     let policy = policy(config)?;
     let owners = Owners::of_this_host();
@@ -79,7 +82,8 @@ fn serve(
     let file = &config.audit.file;
     let (log, writer) =
         Log::open(file.clone(), run).map_err(|error| StartError::Audit(file.clone(), error))?;
-    log.event(Event::DaemonStarted, &Started::new(config, &listeners));
+    let started = Started::new(config, &listeners);
+    log.event(Event::DaemonStarted, &started);
     log.event(
         Event::PolicyLoaded,
         &Loaded {
@@ -87,12 +91,13 @@ fn serve(
             rules: policy.len(),
         },
     );
+    let greeting = Greeting::new(&started, &policy, uid);
     let proxy = Proxy::new(config, policy, log.clone(), callers, owners, descriptors)
         .map_err(StartError::Random)?;
     let served = runtime.block_on(async {
         let stop = on_signals(log.clone())?;
         notify::ready();
-        tracing::info!("serving");
+        greeting.say();
         Arc::new(proxy).run(listeners, stop).await
     });
     log.ending();
@@ -120,9 +125,9 @@ fn policy(config: &Config) -> Result<Policy, StartError> {
 }
 
 fn bind(config: &Config) -> Result<Vec<Listener>, StartError> {
-    let port = config.listen_port;
+    let (port, mark) = (config.listen_port, config.rules.marks.listener);
     let bind = |address: &std::net::SocketAddr| {
-        Listener::bind(MetadataAddr(*address), port)
+        Listener::bind(MetadataAddr(*address), port, mark)
             .map_err(|error| StartError::Bind(*address, port, error))
     };
     config.upstream.addresses.iter().map(bind).collect()
@@ -190,6 +195,38 @@ impl Started {
                 .iter()
                 .map(|listener| listener.service.to_string())
                 .collect(),
+        }
+    }
+}
+
+/// What an admin wants to see at a glance when the daemon serves.
+struct Greeting {
+    serving: String,
+    policy: String,
+    warnings: Vec<&'static str>,
+}
+
+impl Greeting {
+    fn new(started: &Started, policy: &Policy, uid: ids::Uid) -> Self {
+        let mut warnings = Vec::new();
+        if started.mode == Mode::Observe {
+            warnings.push("the mode is observe: what the policy denies is recorded, not refused");
+        }
+        if policy.is_empty() {
+            warnings.push("the policy has no rules: everyone gets the default, root included");
+        }
+        Self {
+            serving: format!("serving {} as uid {uid}", started.listeners.join(" and ")),
+            policy: format!("policy {}: {} rules", policy.hash(), policy.len()),
+            warnings,
+        }
+    }
+
+    fn say(&self) {
+        tracing::info!("{}", self.serving);
+        tracing::info!("{}", self.policy);
+        for warning in &self.warnings {
+            tracing::warn!("{warning}");
         }
     }
 }

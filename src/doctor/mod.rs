@@ -125,13 +125,28 @@ pub fn examine(config: &Path, users: &[Uid]) -> Vec<Finding> {
 
 fn kernel_rules(rules: &RuleSet) -> Finding {
     match intercept::verify(rules) {
-        Ok(drift) => match drift.as_slice() {
-            [] => Finding::ok("rules", format!("loaded as they must be: {rules}")),
-            [first, rest @ ..] => {
-                let what = format!("not as they must be: {first} (and {} more)", rest.len());
-                Finding::failure("rules", what, "imdsfw rules apply")
+        Ok(drift) => {
+            let (mut open, mut shadowed) = (0, 0);
+            for difference in &drift {
+                *(if difference.is_open() {
+                    &mut open
+                } else {
+                    &mut shadowed
+                }) += 1;
             }
-        },
+            let first = drift.iter().find(|it| it.is_open()).or(drift.first());
+            match (first, open) {
+                (None, _) => Finding::ok("rules", format!("loaded as they must be: {rules}")),
+                (Some(first), 0) => {
+                    let what = format!("{first} ({shadowed} such in all)");
+                    Finding::warning("rules", what, "imdsfw rules apply")
+                }
+                (Some(first), _) => {
+                    let what = format!("not as they must be: {first} ({open} in all)");
+                    Finding::failure("rules", what, "imdsfw rules apply")
+                }
+            }
+        }
         Err(error) => Finding::failure("rules", error.to_string(), "imdsfw rules verify"),
     }
 }

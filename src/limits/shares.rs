@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use super::bucket::{Bucket, Rate};
-use crate::config;
+use crate::config::{self, HOST_CONNECTIONS, ROOT_RESERVE};
 use crate::ids::Uid;
 
 /// Holders with a share of their own at one time; who comes beyond that
@@ -18,8 +18,9 @@ const SHARES_MAX: usize = 4096;
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Requests of one holder under way to the service at once.
 const LANES: usize = 16;
-/// One place in so many, and at least one, is for root alone.
-const RESERVED_OF: usize = 16;
+/// One place in so many, and at least one, is for root alone: the share that
+/// the kernel rules keep for it too.
+const RESERVED_OF: usize = (HOST_CONNECTIONS / ROOT_RESERVE) as usize;
 
 /// Who holds a share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

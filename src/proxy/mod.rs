@@ -25,7 +25,7 @@ pub use accept::Listener;
 
 use crate::audit::{Decision, Ending, Log, Pending, Reason};
 use crate::caller::{Callers, Peer};
-use crate::config::{Action, Config, Mode, TokenMode};
+use crate::config::{Action, Config, HOST_CONNECTIONS, Mode, TokenMode};
 use crate::limits::{Limits, Owners};
 use crate::policy::Policy;
 use crate::request::{Rejected, Service};
@@ -35,8 +35,6 @@ use answer::Reply;
 use gate::Arrived;
 use pipeline::Closed;
 
-/// Connections open at once on this host, unless there are fewer descriptors.
-const CONNECTIONS_MAX: usize = 4096;
 /// How often denials that have no record of their own are summarised.
 const SUMMARISE_EVERY: Duration = Duration::from_secs(1);
 /// For requests under way when the daemon is told to stop, on top of the time
@@ -78,7 +76,7 @@ impl Proxy {
             log.limit_denials(per_second, Arc::clone(&owners));
         }
         // Each connection may need one more towards the service.
-        let connections = CONNECTIONS_MAX
+        let connections = usize::from(HOST_CONNECTIONS)
             .min(descriptors.saturating_sub(64) / 2)
             .max(2);
         Ok(Self {

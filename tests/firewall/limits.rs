@@ -79,15 +79,13 @@ impl Flood {
     }
 }
 
-/// Opens connections and says nothing on them.
-fn open(user: User, count: usize, over: &AtomicBool) -> Vec<TcpStream> {
+/// Tries so many times to open a connection, and says nothing on it.
+fn open(user: User, tries: usize, over: &AtomicBool) -> Vec<TcpStream> {
     let to = V4.parse().unwrap();
-    let mut open = Vec::new();
-    while open.len() < count && !over.load(Ordering::Relaxed) {
-        // A full queue is no reason to stop.
-        open.extend(user.connect(to));
-    }
-    open
+    (0..tries)
+        .take_while(|_| !over.load(Ordering::Relaxed))
+        .filter_map(|_| user.connect(to).ok())
+        .collect()
 }
 
 /// Sends a request so many times at once, and counts the answers by status.
