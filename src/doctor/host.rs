@@ -147,15 +147,17 @@ fn clock_at(now: SystemTime, service: Option<SystemTime>) -> Finding {
     Finding::failure("clock", what, "timedatectl set-ntp true")
 }
 
-/// What processes run as `uid`, by name.
+/// What processes run as `uid` on this network, by the name of their program.
+/// One that has no program left is at its end.
 pub(super) fn running_as(uid: u32) -> Vec<(u32, String)> {
+    let own = fs::read_link("/proc/thread-self/ns/net").ok();
     sockets::processes()
         .filter(|(_, process)| sockets::uid(process) == Some(uid))
-        .map(|(pid, process)| {
-            let exe = fs::read_link(process.join("exe")).unwrap_or_default();
-            let name = exe.file_name().unwrap_or_default().to_string_lossy();
-            let name = name.trim_end_matches(" (deleted)").to_owned();
-            (pid, name)
+        .filter(|(_, process)| fs::read_link(process.join("ns/net")).ok() == own)
+        .filter_map(|(pid, process)| {
+            let exe = fs::read_link(process.join("exe")).ok()?;
+            let name = exe.file_name()?.to_string_lossy();
+            Some((pid, name.trim_end_matches(" (deleted)").to_owned()))
         })
         .collect()
 }

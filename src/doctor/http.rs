@@ -9,8 +9,10 @@ use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
 use crate::ids;
 
-/// To connect, and again for each part of an answer: longer than the daemon's
-/// own deadline for the service.
+/// To connect, which goes no further than loopback.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(2);
+/// For each part of an answer: longer than the daemon's own deadline for the
+/// service.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// More than any answer.
 const ANSWER_MAX: u64 = 2 * 1024 * 1024;
@@ -65,7 +67,7 @@ fn exchange(
         if setfsuid(Uid::from_raw(uid.0)).as_raw() != uid.0 {
             return Err(io::Error::from(io::ErrorKind::PermissionDenied));
         }
-        let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+        let mut stream = TcpStream::connect_timeout(&to, CONNECTED_WITHIN)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.write_all(request.as_bytes())?;
