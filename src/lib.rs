@@ -38,6 +38,8 @@ pub mod daemon;
 pub mod demo;
 #[forbid(unsafe_code)]
 pub mod diagnose;
+#[forbid(unsafe_code)]
+pub mod doctor;
 #[doc(hidden)]
 #[cfg(any(test, fuzzing))]
 #[forbid(unsafe_code)]
@@ -46,6 +48,8 @@ pub mod fuzzing;
 pub mod ids;
 #[forbid(unsafe_code)]
 pub mod intercept;
+#[forbid(unsafe_code)]
+pub mod limits;
 #[forbid(unsafe_code)]
 pub mod policy;
 #[forbid(unsafe_code)]

@@ -3,6 +3,7 @@
 //! Exactly one record per request, whatever becomes of it. No token,
 //! credential or body may ever be written: the schema has no place for one.
 
+mod denials;
 mod file;
 mod host;
 mod id;

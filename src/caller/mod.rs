@@ -126,6 +126,11 @@ impl Peer {
     pub fn address(&self) -> ClientAddr {
         self.socket.client
     }
+
+    /// Whose socket it was when it was met: for limits and records alone.
+    pub fn uid(&self) -> Option<Uid> {
+        self.met.ok().map(|owner| owner.uid)
+    }
 }
 
 impl Caller {

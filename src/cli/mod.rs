@@ -3,6 +3,7 @@
 
 mod check;
 mod demo;
+mod doctor;
 mod explain;
 mod generate;
 mod inputs;
@@ -37,6 +38,7 @@ enum Command {
     Check(check::Args),
     Explain(explain::Args),
     Test(test::Args),
+    Doctor(doctor::Args),
     Sim(sim::Args),
     Witness(witness::Args),
     #[command(hide = true)]
@@ -72,6 +74,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Test(args) => test::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Sim(args) => sim::run(args),
         Command::Witness(args) => witness::run(args),
         Command::Generate(args) => generate::run(args),

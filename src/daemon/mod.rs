@@ -28,6 +28,7 @@ use crate::config::{Config, LoadedPolicy, Mode, load_policy};
 use crate::diagnose::{Diagnostics, Style};
 use crate::ids::{self, MetadataAddr};
 use crate::intercept::{self, Drift, RuleSet};
+use crate::limits::Owners;
 use crate::policy::Policy;
 use crate::proxy::{Listener, Proxy};
 use crate::sys::privilege;
@@ -54,6 +55,7 @@ pub fn run(config: &Config) -> Result<(), StartError> {
         tracing::warn!("{foreign}; `imdsfw rules apply` puts ours first");
     }
     let policy = load(config)?;
+    let owners = Owners::of_this_host();
     let listeners = bind(config)?;
     let uid = rules.daemon_uid();
     let (account, gid) = own_account(uid);
@@ -61,13 +63,14 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     let descriptors = privilege::raise_descriptor_limit().map_err(StartError::Descriptors)?;
     let witness = Witness::start(&config.witness_user, uid).map_err(StartError::Witness)?;
     privilege::drop_to(account, gid).map_err(StartError::Privilege)?;
-    serve(config, policy, listeners, uid, witness, descriptors)
+    serve(config, policy, listeners, owners, uid, witness, descriptors)
 }
 
 fn serve(
     config: &Config,
     LoadedPolicy { policy, sources }: LoadedPolicy,
     listeners: Vec<Listener>,
+    owners: Owners,
     uid: ids::Uid,
     witness: Witness,
     descriptors: usize,
@@ -94,17 +97,19 @@ fn serve(
         },
     );
     let greeting = Greeting::new(&started, &policy, uid);
-    let proxy = Proxy::new(config, policy, log.clone(), callers).map_err(StartError::Random)?;
+    let proxy = Proxy::new(config, policy, log.clone(), callers, owners, descriptors)
+        .map_err(StartError::Random)?;
     let ended_by = Arc::new(OnceLock::new());
     let served = runtime.block_on(async {
         let stop = on_signals(log.clone(), Arc::clone(&ended_by))?;
         notify::ready();
         greeting.say();
-        Arc::new(proxy).run(listeners, descriptors, stop).await
+        Arc::new(proxy).run(listeners, stop).await
     });
     log.ending();
     // A hanging NSS module may not hold up the end.
     runtime.shutdown_background();
+    log.summarise_denials();
     log.event(
         Event::DaemonStopped,
         &Stopped {

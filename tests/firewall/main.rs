@@ -18,6 +18,7 @@ mod backends;
 mod common;
 mod http_table;
 mod identity;
+mod limits;
 mod log_file;
 mod observe;
 mod overload;
