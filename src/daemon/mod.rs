@@ -14,7 +14,7 @@ mod notify;
 
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nix::unistd::{Gid, Uid, User, chown, geteuid};
@@ -34,6 +34,7 @@ use crate::config::{self, Config, LoadedPolicy, Mode, load_policy};
 use crate::diagnose::{Diagnostics, Style};
 use crate::ids;
 use crate::intercept::{self, Drift, RuleSet};
+use crate::limits::Owners;
 use crate::policy::Policy;
 use crate::proxy::{Listener, Proxy};
 use crate::sys::activation;
@@ -63,7 +64,8 @@ pub fn run(config: &Config, path: &Path) -> Result<(), StartError> {
         let started = ids::Uid(geteuid().as_raw());
         return Err(StartError::NotTheDaemon(started, rules.daemon_uid()));
     }
-    let policy = policy(config)?;
+    let policy = load(config)?;
+    let owners = Owners::of_this_host();
     let listeners = match handed {
         Some(sockets) => listeners::adopt(sockets, &rules).map_err(StartError::Handed)?,
         None => listeners::bind(&rules)?,
@@ -99,6 +101,7 @@ pub fn run(config: &Config, path: &Path) -> Result<(), StartError> {
         policy,
         listeners,
         callers,
+        owners,
         descriptors,
     };
     serve(runtime, serving, before, &dropped)
@@ -114,9 +117,10 @@ struct Before {
 
 struct Serving<'a> {
     config: &'a Config,
-    policy: Policy,
+    policy: LoadedPolicy,
     listeners: Vec<Listener>,
     callers: Callers,
+    owners: Owners,
     descriptors: usize,
 }
 
@@ -128,9 +132,10 @@ fn serve(
 ) -> Result<(), StartError> {
     let Serving {
         config,
-        policy,
+        policy: LoadedPolicy { policy, sources },
         listeners,
         callers,
+        owners,
         descriptors,
     } = serving;
     let run = getrandom::u32().map_err(StartError::Random)?;
@@ -140,6 +145,7 @@ fn serve(
     let (log, writer) = Log::open(file.clone(), before.host, run)
         .map_err(|error| StartError::Audit(file.clone(), error))?;
     let manager = Arc::new(before.manager);
+    let ended_by = Arc::new(OnceLock::new());
     let served = runtime.block_on(async {
         if !callers.know_names().await {
             tracing::error!(
@@ -154,23 +160,32 @@ fn serve(
             &Loaded {
                 policy: policy.hash(),
                 rules: policy.len(),
+                files: sources.iter().map(|source| source.name()).collect(),
             },
         );
         let greeting = Greeting::new(&started, &policy, geteuid());
-        let proxy = Proxy::new(config, policy, log.clone(), callers).map_err(StartError::Random)?;
-        let stop = before.signals.heed(log.clone(), Arc::clone(&manager));
+        let proxy = Proxy::new(config, policy, log.clone(), callers, owners, descriptors)
+            .map_err(StartError::Random)?;
+        let (log, ended_by) = (log.clone(), Arc::clone(&ended_by));
+        let stop = before.signals.heed(log, Arc::clone(&manager), ended_by);
         if let Some(watchdog) = manager.watchdog() {
             tokio::spawn(heartbeat(Arc::clone(&manager), watchdog));
         }
         manager.ready();
         greeting.say();
-        let served = Arc::new(proxy).run(listeners, descriptors, stop).await;
+        let served = Arc::new(proxy).run(listeners, stop).await;
         served.map_err(StartError::Runtime)
     });
     log.ending();
     // A cgroup tree without end may not hold up the end.
     runtime.shutdown_background();
-    log.event(Event::DaemonStopped, &serde_json::json!({}));
+    log.summarise_denials();
+    log.event(
+        Event::DaemonStopped,
+        &Stopped {
+            signal: ended_by.get().copied(),
+        },
+    );
     writer.close();
     served
 }
@@ -221,26 +236,27 @@ fn verify(rules: &RuleSet) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Of its own unit, it listens beside the control socket.
+/// Of its own unit, it listens below the directory of the control socket, in
+/// one of its own.
 fn witness(config: &Config, daemon: ids::Uid, is_root: bool) -> Result<Witness, WitnessError> {
     let account = &config.witness_user;
     if is_root {
         return Witness::start(account, daemon);
     }
-    let socket = config.control_socket.with_file_name("witness.sock");
+    let socket = config.control_socket.with_file_name("witness/witness.sock");
     Ok(Witness::at(socket, RunAs::new(account, daemon)?.uid))
 }
 
-fn policy(config: &Config) -> Result<Policy, StartError> {
+fn load(config: &Config) -> Result<LoadedPolicy, StartError> {
     let mut found = Diagnostics::new();
     let loaded = load_policy(config, &mut found);
     let shown = found.render(Style::Plain);
     match loaded {
-        Some(LoadedPolicy { policy, .. }) => {
+        Some(loaded) => {
             if !shown.is_empty() {
                 tracing::warn!("the policy has warnings:\n{shown}");
             }
-            Ok(policy)
+            Ok(loaded)
         }
         None => Err(StartError::Policy(shown)),
     }
@@ -286,20 +302,27 @@ impl Signals {
         })
     }
 
-    fn heed(mut self, log: Log, manager: Arc<Manager>) -> watch::Receiver<bool> {
+    fn heed(
+        mut self,
+        log: Log,
+        manager: Arc<Manager>,
+        ended_by: Arc<OnceLock<&'static str>>,
+    ) -> watch::Receiver<bool> {
         let (tell, told) = watch::channel(false);
         tokio::spawn(async move {
-            loop {
+            let signal = loop {
                 tokio::select! {
                     _ = self.hup.recv() => {
                         manager.reloading();
                         log.reopen();
                         manager.ready();
                     }
-                    _ = self.term.recv() => break,
-                    _ = self.int.recv() => break,
+                    _ = self.term.recv() => break "SIGTERM",
+                    _ = self.int.recv() => break "SIGINT",
                 }
-            }
+            };
+            // Told once, here.
+            let _ = ended_by.set(signal);
             manager.stopping();
             tell.send_replace(true);
         });
@@ -377,4 +400,12 @@ impl Greeting {
 struct Loaded<'a> {
     policy: &'a str,
     rules: usize,
+    /// In the order they were read.
+    files: Vec<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Stopped {
+    /// `null` where it ended by a fault.
+    signal: Option<&'static str>,
 }

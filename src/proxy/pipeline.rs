@@ -1,6 +1,7 @@
 //! The way of one request, from its bytes to its answer and its one record.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use hyper::StatusCode;
 
@@ -43,6 +44,7 @@ impl Proxy {
             record.facts.subject = Some(Arc::clone(caller.subject()));
             record.facts.unit = caller.unit().cloned();
         }
+        self.limits.turn(peer.uid()).await;
         let (request, caller) = match (arrived, caller) {
             (Err(rejected), caller) => {
                 if let Ok(caller) = &caller {
@@ -61,6 +63,16 @@ impl Proxy {
 
     async fn mint(&self, mut record: Pending, caller: &Caller, ttl: Ttl) -> Served {
         record.facts.verdict = Some(Decision::Allow);
+        if let Err(over) = self.limits.token(caller.uid(), Instant::now()) {
+            let reply = answer::too_many("tokens", record.id());
+            record.finish(ending(
+                Decision::Deny,
+                Reason::Limit,
+                Some(over.as_str()),
+                &reply,
+            ));
+            return Ok(reply);
+        }
         match self.token_mode {
             TokenMode::Relay => {
                 self.forward(record, caller, Permit::mint(caller, ttl), None)
@@ -125,7 +137,7 @@ impl Proxy {
             (Some(token), TokenMode::Bound) => {
                 self.tokens.verify(token, caller.uid(), boottime()).into()
             }
-            (Some(token), TokenMode::Relay) if token.as_str().is_empty() => TokenState::Bad,
+            (Some(token), TokenMode::Relay) if token.as_str().is_empty() => TokenState::Foreign,
             (Some(token), TokenMode::Relay) => TokenState::Relayed(token.clone()),
         }
     }
@@ -143,6 +155,7 @@ impl Proxy {
         if let Err(unknown) = self.callers.confirm(caller) {
             return Err(close(record, unknown));
         }
+        let _lane = self.limits.upstream(caller.uid()).await;
         let access = match permit.ask() {
             Ask::Read { access, .. } => Some(access.clone()),
             Ask::Mint(_) => None,

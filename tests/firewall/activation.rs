@@ -61,7 +61,8 @@ fn handed_its_listeners_it_serves_without_having_been_root() {
             Holder::new().start(&mut host);
             // Of a unit of its own, it may come later, and come back.
             assert_eq!(credentials(ROOT, V4).status, 403);
-            let socket = host.path("witness.sock");
+            fs::create_dir(host.path("witness")).unwrap();
+            let socket = host.path("witness/witness.sock");
             let witness = format!("witness --listen {}", socket.display());
             let mut witness = host.command(&witness).spawn().unwrap();
             wait_for("the witness", || {

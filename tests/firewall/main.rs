@@ -23,6 +23,7 @@ mod common;
 mod confine;
 mod http_table;
 mod identity;
+mod limits;
 mod log_file;
 mod names;
 mod observe;
