@@ -25,6 +25,11 @@ const LISTENERS: [&str; 2] = ["127.0.0.1:253", "[::1]:253"];
 const CREDENTIALS: &str = "/latest/meta-data/iam/security-credentials/web";
 const AMI: &str = "/latest/meta-data/ami-id";
 
+/// What is said, on one line.
+fn unwrapped(said: &str) -> String {
+    said.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// What a service manager holds for the daemon.
 struct Holder(TcpListener, TcpListener);
 
@@ -86,6 +91,7 @@ fn without_root_it_feels_for_the_rules_and_serves_nobody_without_them() {
         let holder = Holder::new();
         let refusal = |host: &Host| refused(host.activated(DAEMON, &holder.0, &holder.1));
         let assert_says = |said: String, words: &[&str]| {
+            let said = unwrapped(&said);
             for word in ["nobody is served", "imdsfw rules apply"]
                 .iter()
                 .chain(words)
@@ -137,7 +143,7 @@ fn sockets_that_are_not_its_listeners_are_refused() {
             (&unmarked, "`Mark=97`"),
         ];
         for (wrong, words) in table {
-            let said = refused(host.activated(DAEMON, &right, wrong));
+            let said = unwrapped(&refused(host.activated(DAEMON, &right, wrong)));
             assert!(said.contains(words), "no {words:?} in:\n{said}");
         }
         assert!(fs::read_dir(host.path("log")).unwrap().next().is_none());
@@ -150,7 +156,7 @@ fn nobody_but_its_own_user_takes_them_without_root() {
         let host = Host::prepare(net, &Setup::default());
         host.run("rules apply");
         let Holder(v4, v6) = Holder::new();
-        let said = refused(host.activated(ALICE, &v4, &v6));
+        let said = unwrapped(&refused(host.activated(ALICE, &v4, &v6)));
         assert!(said.contains("started as uid 4001"), "{said}");
     });
 }
