@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::audit::{Decision, Reason};
 use crate::caller::Caller;
+use crate::caller::witness::Unwitnessed;
 use crate::config::Mode;
 use crate::ids::MetadataAddr;
 use crate::policy::{DenyCause, Verdict};
@@ -26,8 +27,11 @@ pub enum TokenState {
     Missing,
     /// Good, but somebody else's.
     OtherUid(u32),
-    /// Worth nothing to anybody.
-    Bad,
+    /// Of this run, whoever's it was; its time is over.
+    Expired,
+    /// Not of this run's making: altered, made up, of an earlier run, or the
+    /// service's own.
+    Foreign,
 }
 
 impl From<Result<u32, TokenError>> for TokenState {
@@ -35,7 +39,8 @@ impl From<Result<u32, TokenError>> for TokenState {
         match verified {
             Ok(left) => Self::Good(left),
             Err(TokenError::OtherUid { left }) => Self::OtherUid(left),
-            Err(TokenError::Foreign | TokenError::Expired) => Self::Bad,
+            Err(TokenError::Expired) => Self::Expired,
+            Err(TokenError::Foreign) => Self::Foreign,
         }
     }
 }
@@ -48,7 +53,8 @@ pub struct Judgement {
     pub verdict: Decision,
     /// Why.
     pub reason: Reason,
-    /// In observe: the reason there would have been.
+    /// What is wrong with an invalid token; in observe, the reason there
+    /// would have been.
     pub detail: Option<&'static str>,
     /// The rule that decided.
     pub rule: Option<Arc<str>>,
@@ -91,8 +97,10 @@ pub fn judge(verdict: Verdict, method: ReadMethod, token: TokenState, mode: Mode
     let gate = match &token {
         TokenState::Good(_) | TokenState::Relayed(_) => None,
         TokenState::Missing if bridge => None,
-        TokenState::Missing => Some(Reason::TokenMissing),
-        TokenState::OtherUid(_) | TokenState::Bad => Some(Reason::TokenInvalid),
+        TokenState::Missing => Some((Reason::TokenMissing, None)),
+        TokenState::OtherUid(_) => Some((Reason::TokenInvalid, Some("other_uid"))),
+        TokenState::Expired => Some((Reason::TokenInvalid, Some("expired"))),
+        TokenState::Foreign => Some((Reason::TokenInvalid, Some("foreign"))),
     };
     let access = match token {
         TokenState::Good(left) | TokenState::OtherUid(left) => {
@@ -101,13 +109,13 @@ pub fn judge(verdict: Verdict, method: ReadMethod, token: TokenState, mode: Mode
         TokenState::Relayed(token) => Some(Access::Relayed(token)),
         TokenState::Missing if bridge => Some(Access::Own { left: None }),
         TokenState::Missing => Some(Access::Tokenless),
-        TokenState::Bad => None,
+        TokenState::Expired | TokenState::Foreign => None,
     };
-    let refusal = gate.or(denial.map(|(reason, _)| reason));
+    let refusal = gate.or(denial.map(|(reason, _)| (reason, None)));
     let enforced = denial.is_some_and(|(_, enforce)| enforce);
     let (reason, detail, outcome) = match (refusal, access) {
         (None, Some(access)) => (Reason::Allowed, None, Outcome::Forward(access)),
-        (Some(would_be), Some(access)) if mode == Mode::Observe && !enforced => (
+        (Some((would_be, _)), Some(access)) if mode == Mode::Observe && !enforced => (
             Reason::Observed,
             Some(would_be.as_str()),
             Outcome::Forward(access),
@@ -117,10 +125,10 @@ pub fn judge(verdict: Verdict, method: ReadMethod, token: TokenState, mode: Mode
             let reason = denial.map_or(Reason::Policy, |(reason, _)| reason);
             (reason, None, Outcome::Refuse(403))
         }
-        (Some(reason @ (Reason::TokenMissing | Reason::TokenInvalid)), _) => {
-            (reason, None, Outcome::Refuse(401))
+        (Some((reason @ (Reason::TokenMissing | Reason::TokenInvalid), detail)), _) => {
+            (reason, detail, Outcome::Refuse(401))
         }
-        (Some(reason), _) => (reason, None, Outcome::Refuse(403)),
+        (Some((reason, detail)), _) => (reason, detail, Outcome::Refuse(403)),
         (None, None) => (Reason::TokenInvalid, None, Outcome::Refuse(401)),
     };
     let rule = verdict.rule().cloned();
@@ -146,6 +154,61 @@ impl From<&DenyCause> for Reason {
             DenyCause::AccountUnknown => Self::AccountUnknown,
         }
     }
+}
+
+/// Why credentials that the caller may have are not given to those who hold
+/// the caller's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Withheld {
+    /// `holders` or `witness_gone`.
+    pub reason: Reason,
+    /// What exactly.
+    pub detail: &'static str,
+    /// Whether a rule that holds also in observe says so.
+    enforce: bool,
+}
+
+impl Withheld {
+    /// Whether the client does without, or only the record says so.
+    pub fn binds(&self, mode: Mode) -> bool {
+        mode == Mode::Enforce || self.enforce
+    }
+}
+
+/// Judges credentials by the verdicts on every uid of every holder: there
+/// must be one, and all must be allowed. A program that runs for one user
+/// with the rights of another, or was handed a connection, has more than one.
+pub fn judge_holders(seen: Result<Vec<Verdict>, Unwitnessed>) -> Option<Withheld> {
+    let withheld = |reason, detail| Withheld {
+        reason,
+        detail,
+        enforce: false,
+    };
+    let verdicts = match seen {
+        Ok(verdicts) => verdicts,
+        Err(unwitnessed) => {
+            return Some(match unwitnessed {
+                Unwitnessed::TooMany => withheld(Reason::Holders, "too_many"),
+                Unwitnessed::Gone => withheld(Reason::WitnessGone, "gone"),
+                Unwitnessed::Slow | Unwitnessed::Busy => withheld(Reason::WitnessGone, "slow"),
+                Unwitnessed::Incomplete => withheld(Reason::WitnessGone, "incomplete"),
+            });
+        }
+    };
+    if verdicts.is_empty() {
+        return Some(withheld(Reason::Holders, "none"));
+    }
+    let denials = verdicts.iter().filter_map(|verdict| match verdict {
+        Verdict::Allow { .. } => None,
+        Verdict::Deny { enforce, .. } => Some(*enforce),
+    });
+    denials
+        .reduce(|one, other| one || other)
+        .map(|enforce| Withheld {
+            enforce,
+            ..withheld(Reason::Holders, "uid")
+        })
 }
 
 /// The right to ask the service one thing once.
@@ -237,7 +300,7 @@ mod tests {
     fn every_combination_has_its_outcome() {
         use Decision::{Allow, Deny};
         use Mode::{Enforce, Observe};
-        use TokenState::{Bad, Good, Missing, OtherUid};
+        use TokenState::{Expired, Foreign, Good, Missing, OtherUid};
         let own = "Forward(Own { left: Some(9) })";
         let bridged = "Forward(Own { left: None })";
         let tokenless = "Forward(Tokenless)";
@@ -262,7 +325,7 @@ mod tests {
             ),
             (
                 allow(true),
-                Bad,
+                Expired,
                 Enforce,
                 (Deny, Reason::TokenInvalid, "Refuse(401)"),
             ),
@@ -316,7 +379,7 @@ mod tests {
             ),
             (
                 allow(false),
-                Bad,
+                Foreign,
                 Observe,
                 (Deny, Reason::TokenInvalid, "Refuse(401)"),
             ),
@@ -341,6 +404,25 @@ mod tests {
     }
 
     #[test]
+    fn a_record_tells_a_stolen_token_from_one_that_is_merely_old() {
+        for (token, mode, detail) in [
+            (TokenState::OtherUid(9), Mode::Enforce, Some("other_uid")),
+            (TokenState::Expired, Mode::Enforce, Some("expired")),
+            (TokenState::Foreign, Mode::Enforce, Some("foreign")),
+            (TokenState::Expired, Mode::Observe, Some("expired")),
+            (
+                TokenState::OtherUid(9),
+                Mode::Observe,
+                Some("token_invalid"),
+            ),
+            (TokenState::Missing, Mode::Enforce, None),
+        ] {
+            let judged = judge(allow(false), ReadMethod::Get, token.clone(), mode);
+            assert_eq!(judged.detail, detail, "{token:?} {mode:?}");
+        }
+    }
+
+    #[test]
     fn the_bridge_for_imdsv1_is_for_get_alone() {
         let judged = judge(
             allow(true),
@@ -360,6 +442,42 @@ mod tests {
             Mode::Enforce,
         );
         assert_eq!(judged.rule, None);
+    }
+
+    #[test]
+    fn credentials_need_a_holder_and_every_holder_allowed() {
+        let judged = |seen| {
+            judge_holders(seen).map(|it: Withheld| {
+                let binds = it.binds(Mode::Observe);
+                (it.reason, it.detail, binds)
+            })
+        };
+        assert_eq!(judged(Ok(vec![allow(false), allow(true)])), None);
+        for (seen, expected) in [
+            (Ok(vec![]), (Reason::Holders, "none", false)),
+            (
+                Ok(vec![allow(false), deny(false)]),
+                (Reason::Holders, "uid", false),
+            ),
+            (
+                Ok(vec![deny(false), deny(true)]),
+                (Reason::Holders, "uid", true),
+            ),
+            (
+                Err(Unwitnessed::TooMany),
+                (Reason::Holders, "too_many", false),
+            ),
+            (Err(Unwitnessed::Gone), (Reason::WitnessGone, "gone", false)),
+            (Err(Unwitnessed::Slow), (Reason::WitnessGone, "slow", false)),
+            (
+                Err(Unwitnessed::Incomplete),
+                (Reason::WitnessGone, "incomplete", false),
+            ),
+        ] {
+            let withheld = judge_holders(seen.clone());
+            assert!(withheld.is_some_and(|it| it.binds(Mode::Enforce)));
+            assert_eq!(judged(seen), Some(expected));
+        }
     }
 
     #[test]

@@ -40,6 +40,10 @@ pub mod demo;
 pub mod diagnose;
 #[forbid(unsafe_code)]
 pub mod doctor;
+#[doc(hidden)]
+#[cfg(any(test, fuzzing))]
+#[forbid(unsafe_code)]
+pub mod fuzzing;
 #[forbid(unsafe_code)]
 pub mod ids;
 #[forbid(unsafe_code)]

@@ -1,7 +1,8 @@
 //! The daemon's life: what must hold before it serves, in which order, and
 //! how it ends.
 //!
-//! As root it verifies the kernel rules and binds its ports; then it drops to
+//! As root it verifies the kernel rules, binds its ports and starts the
+//! witness; then it drops to
 //! its own user for good, and only then opens the log, starts threads and
 //! accepts. It must never serve without the whole rule set, nor read a byte
 //! from outside while it holds a privilege.
@@ -11,7 +12,7 @@ mod notify;
 
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use nix::unistd::{Gid, Uid, User, chown, geteuid};
 use serde::Serialize;
@@ -21,6 +22,7 @@ use tokio::sync::watch;
 pub use error::StartError;
 
 use crate::audit::{Event, Log};
+use crate::caller::witness::Witness;
 use crate::caller::{Callers, accounts};
 use crate::config::{Config, LoadedPolicy, Mode, load_policy};
 use crate::diagnose::{Diagnostics, Style};
@@ -52,26 +54,28 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     for foreign in &drift {
         tracing::warn!("{foreign}; `imdsfw rules apply` puts ours first");
     }
-    let policy = policy(config)?;
+    let policy = load(config)?;
     let owners = Owners::of_this_host();
     let listeners = bind(config)?;
     let uid = rules.daemon_uid();
     let (account, gid) = own_account(uid);
     provide_directory(&config.audit.file, account, gid)?;
     let descriptors = privilege::raise_descriptor_limit().map_err(StartError::Descriptors)?;
+    let witness = Witness::start(&config.witness_user, uid).map_err(StartError::Witness)?;
     privilege::drop_to(account, gid).map_err(StartError::Privilege)?;
-    serve(config, policy, listeners, owners, uid, descriptors)
+    serve(config, policy, listeners, owners, uid, witness, descriptors)
 }
 
 fn serve(
     config: &Config,
-    policy: Policy,
+    LoadedPolicy { policy, sources }: LoadedPolicy,
     listeners: Vec<Listener>,
     owners: Owners,
     uid: ids::Uid,
+    witness: Witness,
     descriptors: usize,
 ) -> Result<(), StartError> {
-    let callers = Callers::new(uid, accounts::lookup).map_err(StartError::SockDiag)?;
+    let callers = Callers::new(uid, accounts::lookup, witness).map_err(StartError::SockDiag)?;
     // One thread serves: the work of a request is smaller than handing it over.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -89,13 +93,15 @@ fn serve(
         &Loaded {
             policy: policy.hash(),
             rules: policy.len(),
+            files: sources.iter().map(|source| source.name()).collect(),
         },
     );
     let greeting = Greeting::new(&started, &policy, uid);
     let proxy = Proxy::new(config, policy, log.clone(), callers, owners, descriptors)
         .map_err(StartError::Random)?;
+    let ended_by = Arc::new(OnceLock::new());
     let served = runtime.block_on(async {
-        let stop = on_signals(log.clone())?;
+        let stop = on_signals(log.clone(), Arc::clone(&ended_by))?;
         notify::ready();
         greeting.say();
         Arc::new(proxy).run(listeners, stop).await
@@ -104,21 +110,26 @@ fn serve(
     // A hanging NSS module may not hold up the end.
     runtime.shutdown_background();
     log.summarise_denials();
-    log.event(Event::DaemonStopped, &serde_json::json!({}));
+    log.event(
+        Event::DaemonStopped,
+        &Stopped {
+            signal: ended_by.get().copied(),
+        },
+    );
     writer.close();
     served.map_err(StartError::Runtime)
 }
 
-fn policy(config: &Config) -> Result<Policy, StartError> {
+fn load(config: &Config) -> Result<LoadedPolicy, StartError> {
     let mut found = Diagnostics::new();
     let loaded = load_policy(config, &mut found);
     let shown = found.render(Style::Plain);
     match loaded {
-        Some(LoadedPolicy { policy, .. }) => {
+        Some(loaded) => {
             if !shown.is_empty() {
                 tracing::warn!("the policy has warnings:\n{shown}");
             }
-            Ok(policy)
+            Ok(loaded)
         }
         None => Err(StartError::Policy(shown)),
     }
@@ -158,19 +169,24 @@ fn provide_directory(file: &Path, uid: Uid, gid: Gid) -> Result<(), StartError> 
 }
 
 /// SIGTERM and SIGINT end the daemon, SIGHUP opens the log again.
-fn on_signals(log: Log) -> std::io::Result<watch::Receiver<bool>> {
+fn on_signals(
+    log: Log,
+    ended_by: Arc<OnceLock<&'static str>>,
+) -> std::io::Result<watch::Receiver<bool>> {
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;
     let mut hup = signal(SignalKind::hangup())?;
     let (tell, told) = watch::channel(false);
     tokio::spawn(async move {
-        loop {
+        let signal = loop {
             tokio::select! {
                 _ = hup.recv() => log.reopen(),
-                _ = term.recv() => break,
-                _ = int.recv() => break,
+                _ = term.recv() => break "SIGTERM",
+                _ = int.recv() => break "SIGINT",
             }
-        }
+        };
+        // Told once, here.
+        let _ = ended_by.set(signal);
         notify::stopping();
         tell.send_replace(true);
     });
@@ -235,4 +251,12 @@ impl Greeting {
 struct Loaded<'a> {
     policy: &'a str,
     rules: usize,
+    /// In the order they were read.
+    files: Vec<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Stopped {
+    /// `null` where it ended by a fault.
+    signal: Option<&'static str>,
 }

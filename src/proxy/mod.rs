@@ -7,6 +7,7 @@
 mod accept;
 mod answer;
 mod gate;
+mod holders;
 mod notice;
 mod pipeline;
 
@@ -45,7 +46,7 @@ const DRAIN: Duration = Duration::from_secs(1);
 pub struct Proxy {
     log: Log,
     connections: usize,
-    callers: Callers,
+    callers: Arc<Callers>,
     policy: Policy,
     tokens: TokenKey,
     upstream: Upstream,
@@ -83,7 +84,7 @@ impl Proxy {
             log,
             connections,
             limits: Limits::new(&config.limits, owners, connections),
-            callers,
+            callers: Arc::new(callers),
             policy,
             tokens: TokenKey::new(&key),
             upstream: Upstream::new(&config.upstream),
