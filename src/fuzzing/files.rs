@@ -9,7 +9,7 @@ use crate::audit::repair;
 use crate::config::Config;
 use crate::diagnose::{Diagnostics, Source, Style};
 use crate::ids::{Gid, Uid};
-use crate::policy::{Account, AccountFacts, Action, Group, Name, Policy, Subject, Why};
+use crate::policy::{Account, AccountFacts, Action, Draft, Group, Name, Policy, Subject, Why};
 use crate::provider::Provider;
 use crate::request::CanonicalPath;
 
@@ -40,12 +40,13 @@ pub fn policy(bytes: &[u8]) {
     };
     let again = parse(text, &mut Diagnostics::new()).map(|again| Arc::clone(again.hash()));
     assert_eq!(again.as_ref(), Some(policy.hash()));
+    let accounts = accounts(text);
     for path in PATHS {
         let Ok(path) = CanonicalPath::parse(Provider::Aws, path.as_bytes()) else {
             panic!("not canonical: {path}");
         };
         for uid in [0, 1000, u32::MAX] {
-            judge(&policy, Uid(uid), &path);
+            judge(&policy, &accounts, Uid(uid), &path);
         }
     }
 }
@@ -55,16 +56,25 @@ fn parse(text: &str, found: &mut Diagnostics) -> Option<Policy> {
     Policy::parse(&[source], Provider::Aws, Action::Deny, found)
 }
 
-fn judge(policy: &Policy, uid: Uid, path: &CanonicalPath) {
-    let subject = |account| Subject { uid, account };
-    let unknown = policy.decide(&subject(Account::Undecidable), path);
-    let nobody = account("nobody-has-this-name", vec![]);
-    let named = policy.mentions().map(|(name, _)| match name {
+/// One that each name of the policy speaks of, and one that none does.
+fn accounts(text: &str) -> Vec<AccountFacts> {
+    let source = Source::new("20-site.toml", text);
+    let found = &mut Diagnostics::new();
+    let draft = Draft::parse(&[source], Provider::Aws, Action::Deny, found);
+    let names = draft.iter().flat_map(|draft| draft.mentions());
+    let named = names.map(|(name, _)| match name {
         Name::User(user) => account(user, vec![]),
         Name::Group(group) => account("nobody-has-this-name", vec![(4100, Some(group))]),
         Name::Gid(gid) => account("nobody-has-this-name", vec![(gid.0, None)]),
     });
-    for account in named.chain([nobody]).take(ACCOUNTS_MAX) {
+    let nobody = account("nobody-has-this-name", vec![]);
+    named.chain([nobody]).take(ACCOUNTS_MAX).collect()
+}
+
+fn judge(policy: &Policy, accounts: &[AccountFacts], uid: Uid, path: &CanonicalPath) {
+    let subject = |account| Subject { uid, account };
+    let unknown = policy.decide(&subject(Account::Undecidable), path);
+    for account in accounts.iter().cloned() {
         let subject = subject(Account::Known(account));
         let verdict = policy.decide(&subject, path);
         let decides = policy
