@@ -14,7 +14,7 @@ use crate::ids::Uid;
 const WIDTH: usize = 54;
 const INDENT: &str = "\n                    ";
 
-/// Look at every part of the firewall, and read through it as users would.
+/// Look at every part of the firewall, and read through it as users.
 ///
 /// Says what to do about each failure and warning, and changes nothing. Exits
 /// 0 when nothing failed, 1 otherwise. Its own requests are in the audit log.

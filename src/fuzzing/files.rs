@@ -35,46 +35,39 @@ pub fn policy(bytes: &[u8]) {
     let policy = parse(text, &mut found);
     shown(&found);
     assert_eq!(policy.is_none(), found.has_errors());
-    let Some(policy) = policy else {
+    let Some((policy, names)) = policy else {
         return;
     };
-    let again = parse(text, &mut Diagnostics::new()).map(|again| Arc::clone(again.hash()));
+    let again = parse(text, &mut Diagnostics::new()).map(|(again, _)| Arc::clone(again.hash()));
     assert_eq!(again.as_ref(), Some(policy.hash()));
-    let accounts = accounts(text);
     for path in PATHS {
         let Ok(path) = CanonicalPath::parse(Provider::Aws, path.as_bytes()) else {
             panic!("not canonical: {path}");
         };
         for uid in [0, 1000, u32::MAX] {
-            judge(&policy, &accounts, Uid(uid), &path);
+            judge(&policy, &names, Uid(uid), &path);
         }
     }
 }
 
-fn parse(text: &str, found: &mut Diagnostics) -> Option<Policy> {
+/// The policy, and the accounts and groups it names.
+fn parse(text: &str, found: &mut Diagnostics) -> Option<(Policy, Vec<Name>)> {
     let source = Source::new("20-site.toml", text);
-    Policy::parse(&[source], Provider::Aws, Action::Deny, found)
+    let draft = Draft::parse(&[source], Provider::Aws, Action::Deny, found)?;
+    let names = draft.mentions().map(|(name, _)| name.clone()).collect();
+    Some((draft.prove(found)?, names))
 }
 
-/// One that each name of the policy speaks of, and one that none does.
-fn accounts(text: &str) -> Vec<AccountFacts> {
-    let source = Source::new("20-site.toml", text);
-    let found = &mut Diagnostics::new();
-    let draft = Draft::parse(&[source], Provider::Aws, Action::Deny, found);
-    let names = draft.iter().flat_map(|draft| draft.mentions());
-    let named = names.map(|(name, _)| match name {
+fn judge(policy: &Policy, names: &[Name], uid: Uid, path: &CanonicalPath) {
+    let subject = |account| Subject { uid, account };
+    let unknown = policy.decide(&subject(Account::Undecidable), path);
+    let nobody = account("nobody-has-this-name", vec![]);
+    let named = names.iter().map(|name| match name {
         Name::User(user) => account(user, vec![]),
         Name::Group(group) => account("nobody-has-this-name", vec![(4100, Some(group))]),
         Name::Gid(gid) => account("nobody-has-this-name", vec![(gid.0, None)]),
     });
-    let nobody = account("nobody-has-this-name", vec![]);
-    named.chain([nobody]).take(ACCOUNTS_MAX).collect()
-}
-
-fn judge(policy: &Policy, accounts: &[AccountFacts], uid: Uid, path: &CanonicalPath) {
-    let subject = |account| Subject { uid, account };
-    let unknown = policy.decide(&subject(Account::Undecidable), path);
-    for account in accounts.iter().cloned() {
+    for account in named.chain([nobody]).take(ACCOUNTS_MAX) {
         let subject = subject(Account::Known(account));
         let verdict = policy.decide(&subject, path);
         let decides = policy
