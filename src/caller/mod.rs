@@ -7,7 +7,7 @@
 
 pub mod accounts;
 mod names;
-mod sock_diag;
+pub(crate) mod sock_diag;
 mod units;
 
 use std::fmt;

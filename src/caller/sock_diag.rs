@@ -106,15 +106,8 @@ pub struct SockDiag {
 impl SockDiag {
     /// Opens the socket. Sockets of `own_uid` are never callers.
     pub fn new(own_uid: Uid) -> Result<Self, Errno> {
-        let fd = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-            SockProtocol::NetlinkSockDiag,
-        )?;
-        connect(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
         Ok(Self {
-            fd,
+            fd: open()?,
             seq: 0,
             own_uid,
         })
@@ -169,6 +162,18 @@ impl SockDiag {
         }
         Err(CallerUnknown::Netlink(Errno::EBADMSG))
     }
+}
+
+/// A socket on which the kernel, and nobody else, is asked.
+pub(crate) fn open() -> Result<OwnedFd, Errno> {
+    let fd = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        SockProtocol::NetlinkSockDiag,
+    )?;
+    connect(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+    Ok(fd)
 }
 
 /// `nlmsghdr` and `inet_diag_req_v2`.
@@ -298,7 +303,7 @@ impl Reply {
 
 /// A client that connected to a v4-mapped address has a v6 socket; the kernel
 /// answers with mapped addresses then.
-fn ip(family: u8, bytes: [u8; 16]) -> Option<IpAddr> {
+pub(crate) fn ip(family: u8, bytes: [u8; 16]) -> Option<IpAddr> {
     match i32::from(family) {
         libc::AF_INET => bytes.first_chunk::<4>().map(|v4| IpAddr::from(*v4)),
         libc::AF_INET6 => Some(Ipv6Addr::from(bytes).into()),
@@ -306,10 +311,11 @@ fn ip(family: u8, bytes: [u8; 16]) -> Option<IpAddr> {
     }
 }
 
-struct Fields<'a>(&'a [u8]);
+/// Numbers and addresses, read from the front of a message.
+pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 
 impl Fields<'_> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(crate) fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (field, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(*field)

@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::{Subcommand, ValueEnum};
+use clap::Subcommand;
 
 use super::{ConfigArg, Outcome};
-use crate::intercept::{self, Removal, RuleSet, TABLE};
+use crate::config::{BACKENDS, Backend};
+use crate::intercept::{self, Ended, RuleSet};
 
 /// The kernel rules: redirect and guards.
 #[derive(clap::Args, Debug)]
@@ -55,44 +56,49 @@ enum Action {
 
 #[derive(clap::Args, Debug)]
 struct BackendArg {
-    /// Which of the kernel's rule languages to use.
-    #[arg(long, value_enum, default_value_t = Backend::Nft)]
-    backend: Backend,
+    /// Which of the kernel's rule languages to use; without it, what `backend`
+    /// under [rules] says, else nft, else iptables.
+    #[arg(long, value_parser = backend)]
+    backend: Option<Backend>,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Backend {
-    Nft,
-    Iptables,
+fn backend(word: &str) -> Result<Backend, String> {
+    BACKENDS
+        .iter()
+        .find(|(name, _)| *name == word)
+        .map(|(_, backend)| *backend)
+        .ok_or_else(|| format!("expected {}", BACKENDS.map(|(name, _)| name).join(" or ")))
 }
 
 pub(super) fn run(args: Args) -> Outcome {
     match args.action {
         Action::Show { config, backend } => {
-            backend.check()?;
-            print!("{}", intercept::render(&rule_set(&config)?));
+            print!("{}", intercept::render(&rule_set(&config, &backend)?));
             Ok(ExitCode::SUCCESS)
         }
         Action::Apply { config, backend } => {
-            backend.check()?;
-            let rules = rule_set(&config)?;
-            intercept::apply(&rules)?;
-            println!("loaded table inet {TABLE}: {rules}");
+            let rules = rule_set(&config, &backend)?;
+            let applied = intercept::apply(&rules)?;
+            println!("loaded {}: {rules}", applied.backend.place());
+            match applied.ended {
+                Some(ended @ Ended::Impossible { .. }) => eprintln!("imdsfw: {ended}"),
+                Some(ended @ Ended::Destroyed(1..)) => println!("{ended}"),
+                Some(Ended::Destroyed(0)) | None => {}
+            }
             Ok(ExitCode::SUCCESS)
         }
         Action::Verify {
             config,
             backend,
             json,
-        } => {
-            backend.check()?;
-            verify(&rule_set(&config)?, json)
-        }
+        } => verify(&rule_set(&config, &backend)?, json),
         Action::Remove { backend } => {
-            backend.check()?;
-            match intercept::remove()? {
-                Removal::Removed => println!("removed table inet {TABLE}"),
-                Removal::Absent => println!("table inet {TABLE} was not loaded: nothing to remove"),
+            let removed = intercept::remove(backend.backend)?;
+            for backend in &removed {
+                println!("removed {}", backend.place());
+            }
+            if removed.is_empty() {
+                println!("no rules were loaded: nothing to remove");
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -105,7 +111,7 @@ fn verify(rules: &RuleSet, json: bool) -> Outcome {
     if json {
         println!("{}", serde_json::json!({ "ok": ok, "drift": drift }));
     } else if ok {
-        println!("table inet {TABLE} is loaded as expected: {rules}");
+        println!("the rules are loaded as expected: {rules}");
     } else {
         for difference in &drift {
             println!("{difference}");
@@ -121,19 +127,11 @@ fn verify(rules: &RuleSet, json: bool) -> Outcome {
     })
 }
 
-impl BackendArg {
-    fn check(&self) -> Result<(), String> {
-        match self.backend {
-            Backend::Nft => Ok(()),
-            Backend::Iptables => Err(
-                "the iptables backend is not available in this version; use `--backend nft`, \
-                 which needs Linux 5.9 or later and the package nftables"
-                    .into(),
-            ),
-        }
-    }
-}
-
-fn rule_set(config: &ConfigArg) -> Result<RuleSet, Box<dyn std::error::Error>> {
-    Ok(RuleSet::from_config(&config.load()?)?)
+fn rule_set(
+    config: &ConfigArg,
+    backend: &BackendArg,
+) -> Result<RuleSet, Box<dyn std::error::Error>> {
+    let rules = RuleSet::from_config(&config.load()?)?;
+    let asked = backend.backend.or(rules.backend());
+    Ok(rules.through(asked))
 }

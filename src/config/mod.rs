@@ -32,6 +32,8 @@ pub struct Config {
     pub provider: Provider,
     /// Port of the listeners on 127.0.0.1 and `[::1]`.
     pub listen_port: u16,
+    /// `[rules]`.
+    pub rules: RulesConfig,
     /// `[upstream]`.
     pub upstream: Upstream,
     /// `[policy]`.
@@ -46,6 +48,57 @@ pub struct Config {
     pub state_directory: PathBuf,
     /// `[limits]`.
     pub limits: Limits,
+}
+
+/// `[rules]`: how the kernel rules are loaded, and which marks they use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RulesConfig {
+    /// `None` where `backend` is "auto": nft, and iptables where there is none.
+    pub backend: Option<Backend>,
+    /// `mark`, `listener_mark` and `mask`.
+    pub marks: Marks,
+}
+
+/// The kernel's rule languages, as the tools that load them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// `nft`.
+    Nft,
+    /// `iptables` and `ip6tables`, whichever variant the machine calls so.
+    Iptables,
+    /// `iptables-legacy` and `ip6tables-legacy`, where `iptables` is the other
+    /// variant.
+    IptablesLegacy,
+}
+
+/// The words for [`Backend`], on the command line and in the config.
+pub const BACKENDS: [(&str, Backend); 3] = [
+    ("nft", Backend::Nft),
+    ("iptables", Backend::Iptables),
+    ("iptables-legacy", Backend::IptablesLegacy),
+];
+
+/// Some bits of the kernel's marks, the other bits being other people's. The
+/// default bits are ones that kube-proxy, Calico, Cilium and Docker leave
+/// alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marks {
+    /// Connection mark of what the daemon itself opened to the service.
+    pub connection: u32,
+    /// Packet mark of the daemon's listening sockets.
+    pub listener: u32,
+    /// The bits that are ours, in either kind of mark.
+    pub mask: u32,
+}
+
+impl Default for Marks {
+    fn default() -> Self {
+        Self {
+            connection: 0x60,
+            listener: 0x61,
+            mask: 0x7f,
+        }
+    }
 }
 
 /// `[upstream]`.
@@ -100,6 +153,12 @@ pub struct AuditConfig {
     pub on_failure: Action,
 }
 
+/// Connections to the daemon open at once on this host.
+pub const HOST_CONNECTIONS: u16 = 4096;
+
+/// Of [`HOST_CONNECTIONS`], those that only root gets.
+pub const ROOT_RESERVE: u16 = 256;
+
 /// `[limits]`, per uid unless the name says host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -125,6 +184,10 @@ impl Default for Config {
             witness_user: "imdsfw-witness".into(),
             provider,
             listen_port: 253,
+            rules: RulesConfig {
+                backend: None,
+                marks: Marks::default(),
+            },
             upstream: Upstream {
                 addresses: provider.addresses(),
                 connect_timeout: Duration::from_secs(1),

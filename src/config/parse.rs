@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::trusted::{self, Reading, Replacement};
-use super::{Action, Config, DEFAULT_PATH, Mode, TokenMode};
+use super::{Action, BACKENDS, Config, DEFAULT_PATH, Mode, TokenMode};
 use crate::diagnose::toml::{Node, Table};
 use crate::diagnose::{Diagnostics, Place, Source, toml};
 use crate::provider::Provider;
@@ -107,7 +107,8 @@ struct Reader<'f> {
 impl Reader<'_> {
     fn file(&mut self, file: &Table, config: &mut Config, addresses: &mut Option<Vec<SocketAddr>>) {
         let sections = [
-            "listen", "upstream", "policy", "tokens", "audit", "control", "state", "limits",
+            "listen", "rules", "upstream", "policy", "tokens", "audit", "control", "state",
+            "limits",
         ];
         let known: Vec<_> = ["schema", "user", "witness_user", "provider"]
             .into_iter()
@@ -128,6 +129,7 @@ impl Reader<'_> {
         if let Some(table) = self.section(file, "listen", &["port"]) {
             self.set(&table, "port", &mut config.listen_port, Self::port);
         }
+        self.rules(file, config);
         if let Some(table) = self.section(
             file,
             "upstream",
@@ -184,6 +186,34 @@ impl Reader<'_> {
             self.set(&table, "directory", &mut config.state_directory, Self::path);
         }
         self.limits(file, config);
+    }
+
+    fn rules(&mut self, file: &Table, config: &mut Config) {
+        let marks = &mut config.rules.marks;
+        let numbers = [
+            ("mark", &mut marks.connection),
+            ("listener_mark", &mut marks.listener),
+            ("mask", &mut marks.mask),
+        ];
+        let known: Vec<_> = std::iter::once("backend")
+            .chain(numbers.iter().map(|(key, _)| *key))
+            .collect();
+        if let Some(table) = self.section(file, "rules", &known) {
+            self.set(
+                &table,
+                "backend",
+                &mut config.rules.backend,
+                |reader, node| {
+                    let words: Vec<_> = std::iter::once(("auto", None))
+                        .chain(BACKENDS.map(|(word, backend)| (word, Some(backend))))
+                        .collect();
+                    node.word(&words, reader.found)
+                },
+            );
+            for (key, number) in numbers {
+                self.set(&table, key, number, Self::mark);
+            }
+        }
     }
 
     fn limits(&mut self, file: &Table, config: &mut Config) {
@@ -250,6 +280,11 @@ impl Reader<'_> {
 
     fn limit(&mut self, node: Node) -> Option<u32> {
         let expected = "expected a whole number above 0; `enabled = false` turns limits off";
+        node.integer(1..=u32::MAX, expected, self.found)
+    }
+
+    fn mark(&mut self, node: Node) -> Option<u32> {
+        let expected = "expected the bits of a mark, such as 0x60";
         node.integer(1..=u32::MAX, expected, self.found)
     }
 

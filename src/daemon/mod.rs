@@ -25,7 +25,7 @@ use crate::caller::{Callers, accounts};
 use crate::config::{Config, LoadedPolicy, Mode, load_policy};
 use crate::diagnose::{Diagnostics, Style};
 use crate::ids::{self, MetadataAddr};
-use crate::intercept::{self, RuleSet};
+use crate::intercept::{self, Drift, RuleSet};
 use crate::policy::Policy;
 use crate::proxy::{Listener, Proxy};
 use crate::sys::privilege;
@@ -45,8 +45,11 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     let _ = nix::sys::prctl::set_name(c"imdsfw");
     let rules = RuleSet::from_config(config).map_err(StartError::RuleSet)?;
     let drift = intercept::verify(&rules).map_err(StartError::Verify)?;
-    if !drift.is_empty() {
+    if drift.iter().any(Drift::is_open) {
         return Err(StartError::Drift(drift));
+    }
+    for foreign in &drift {
+        tracing::warn!("{foreign}; `imdsfw rules apply` puts ours first");
     }
     let policy = policy(config)?;
     let listeners = bind(config)?;
@@ -115,9 +118,9 @@ fn policy(config: &Config) -> Result<Policy, StartError> {
 }
 
 fn bind(config: &Config) -> Result<Vec<Listener>, StartError> {
-    let port = config.listen_port;
+    let (port, mark) = (config.listen_port, config.rules.marks.listener);
     let bind = |address: &std::net::SocketAddr| {
-        Listener::bind(MetadataAddr(*address), port)
+        Listener::bind(MetadataAddr(*address), port, mark)
             .map_err(|error| StartError::Bind(*address, port, error))
     };
     config.upstream.addresses.iter().map(bind).collect()

@@ -2,61 +2,183 @@
 //! the daemon, and what refuses all that would slip past it.
 //!
 //! ```text
-//! Config ─► RuleSet (model) ─► text (nft) ─► the kernel (apply, remove)
-//!                                   └──────► compared with the kernel (verify)
+//!                      ┌─► nft       one table, one transaction
+//! Config ─► RuleSet ───┤                                          ─► the kernel
+//!           (model)    └─► iptables  own chains in mangle, filter and nat,
+//!                                    a transaction a table and family
 //! ```
 //!
-//! Must never leave a moment without rules while replacing them, touch a table
+//! Each back end renders the same model, and gives the same guarantees: the
+//! redirect, the exemption by uid and mark, the guards behind every nat, the
+//! listener pinned by its answers. `apply` loads, `verify` compares the kernel
+//! with the model (`Drift`), `remove` takes ours out. `older` ends the
+//! connections that were there before the first rule.
+//!
+//! Must never leave a moment without rules while replacing them, touch a rule
 //! that is not ours, or exempt anybody but the daemon's own uid.
 
 mod account;
+mod drift;
+mod iptables;
 mod model;
 mod nft;
+mod older;
 mod tool;
-mod verify;
 
 pub use account::{AccountError, daemon_uid};
-pub use model::{ConnMark, DAEMON_CONNECTION, RuleSet, RuleSetError};
-pub use nft::{TABLE, render};
-pub use tool::InterceptError;
-pub use verify::{Drift, DriftKind, verify};
+pub use drift::{Drift, DriftKind};
+pub use model::{RuleSet, RuleSetError, Shares};
+pub use older::Ended;
+pub use tool::{InterceptError, Tool};
 
-/// Loads the rules, replacing what an earlier run loaded, in one transaction:
-/// either all of them are in force afterwards or nothing has changed.
-///
-/// Connections through the daemon survive a second `apply`; connections older
-/// than the first one are refused at their next packet.
-///
-/// # Errors
-/// [`InterceptError`] when nft is missing, not permitted or refuses the rules.
-pub fn apply(rules: &RuleSet) -> Result<(), InterceptError> {
-    tool::load(&render(rules))
-}
+pub use crate::config::{Backend, Marks};
+use iptables::kernel::Variant;
 
-/// What [`remove`] found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Removal {
-    /// The rules were loaded and are gone.
-    Removed,
-    /// There was nothing to remove.
-    Absent,
-}
+const ALL: [Backend; 3] = [Backend::Nft, Backend::Iptables, Backend::IptablesLegacy];
 
-/// Takes our table, and only ours, out of the kernel. From then on every user
-/// of the host reaches the metadata service directly.
-///
-/// # Errors
-/// [`InterceptError`] when nft is missing or not permitted.
-pub fn remove() -> Result<Removal, InterceptError> {
-    let tables = tool::tables()?;
-    verify::clear_leftovers(&tables)?;
-    if !tables.iter().any(|table| table == TABLE) {
-        return Ok(Removal::Absent);
+impl Backend {
+    /// As an admin knows what is loaded.
+    pub fn place(self) -> &'static str {
+        match self {
+            Self::Nft => "table inet imdsfw",
+            Self::Iptables => "the iptables chains IMDSFW-*",
+            Self::IptablesLegacy => "the iptables-legacy chains IMDSFW-*",
+        }
     }
-    // `add` first: the table may have gone since it was listed, and deleting
-    // an absent one is an error.
-    tool::load(&format!(
-        "add table inet {TABLE}\ndelete table inet {TABLE}\n"
-    ))?;
-    Ok(Removal::Removed)
+
+    fn is_there(self) -> bool {
+        match Variant::of(self) {
+            None => Tool::nft().is_there(),
+            Some(variant) => variant.is_there(),
+        }
+    }
+
+    fn is_loaded(self) -> Result<bool, InterceptError> {
+        match Variant::of(self) {
+            None => nft::kernel::is_loaded(),
+            Some(variant) => variant.is_loaded(),
+        }
+    }
+
+    fn remove(self) -> Result<bool, InterceptError> {
+        match Variant::of(self) {
+            None => nft::kernel::remove(),
+            Some(variant) => variant.remove(),
+        }
+    }
+}
+
+/// What was asked for, else nft, else the iptables that is there.
+fn to_load(rules: &RuleSet) -> Backend {
+    let there = || ALL.into_iter().find(|backend| backend.is_there());
+    rules.backend().or_else(there).unwrap_or(Backend::Nft)
+}
+
+/// The back ends that hold rules of ours. One that was asked for by name is
+/// asked, whatever becomes of it; else those whose tools are there.
+fn loaded(asked: Option<Backend>) -> Result<Vec<Backend>, InterceptError> {
+    let candidates: Vec<Backend> = match asked {
+        Some(backend) => vec![backend],
+        None => ALL.into_iter().filter(|it| it.is_there()).collect(),
+    };
+    if candidates.is_empty() {
+        return Err(InterceptError::Missing(Tool::nft()));
+    }
+    // One that has its tool but no support in the kernel holds nothing.
+    let answers: Vec<_> = candidates
+        .into_iter()
+        .map(|backend| (backend, backend.is_loaded()))
+        .collect();
+    let mut holding = Vec::new();
+    let mut failed = None;
+    let mut has_answered = false;
+    for (backend, answer) in answers {
+        match answer {
+            Ok(is_loaded) => {
+                has_answered = true;
+                holding.extend(is_loaded.then_some(backend));
+            }
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    match failed {
+        Some(error) if !has_answered => Err(error),
+        _ => Ok(holding),
+    }
+}
+
+/// What [`apply`] would load, as text for the tool that it would run.
+pub fn render(rules: &RuleSet) -> String {
+    match to_load(rules) {
+        Backend::Nft => nft::render(rules),
+        Backend::Iptables | Backend::IptablesLegacy => iptables::render(rules),
+    }
+}
+
+/// What [`apply`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// What holds the rules now.
+    pub backend: Backend,
+    /// Connections older than the rules; `None` when there were rules before.
+    pub ended: Option<Ended>,
+}
+
+/// Loads the rules, replacing what an earlier run loaded, also by another back
+/// end. With nft in one transaction: either all of them are in force
+/// afterwards or nothing has changed. With iptables in one for each table and
+/// family, the guards first.
+///
+/// Connections through the daemon survive a second `apply`; the first one
+/// destroys the sockets that already talk to a metadata address.
+///
+/// # Errors
+/// [`InterceptError`] when the tool is missing, not permitted or refuses.
+pub fn apply(rules: &RuleSet) -> Result<Applied, InterceptError> {
+    let backend = to_load(rules);
+    // Asked by name, it alone must be there; others are looked for as well.
+    let before = loaded(None).or_else(|_| loaded(Some(backend)))?;
+    match Variant::of(backend) {
+        None => nft::kernel::apply(rules)?,
+        Some(variant) => variant.apply(rules)?,
+    }
+    for other in before.iter().filter(|it| **it != backend) {
+        other.remove()?;
+    }
+    let ended = before.is_empty().then(|| older::end_connections(rules));
+    Ok(Applied { backend, ended })
+}
+
+/// Every difference between `rules` and what the kernel holds, in whichever
+/// back end holds it; none means that the whole rule set is in force.
+///
+/// # Errors
+/// [`InterceptError`] when the rules cannot be read: neither good nor drifted.
+pub fn verify(rules: &RuleSet) -> Result<Vec<Drift>, InterceptError> {
+    let holding = loaded(rules.backend())?;
+    let backend = holding.first().copied().unwrap_or_else(|| to_load(rules));
+    let mut drifts = match Variant::of(backend) {
+        None => nft::kernel::verify(rules)?,
+        Some(variant) => variant.verify(rules)?,
+    };
+    drifts.extend(holding.iter().skip(1).map(|other| Drift {
+        kind: DriftKind::Unexpected,
+        place: other.place().to_owned(),
+        line: None,
+    }));
+    Ok(drifts)
+}
+
+/// Takes our rules, and only ours, out of the kernel; `None`: out of every
+/// back end. From then on every user of the host reaches the metadata service
+/// directly. Names what held rules.
+///
+/// # Errors
+/// [`InterceptError`] when the tool is missing or not permitted.
+pub fn remove(backend: Option<Backend>) -> Result<Vec<Backend>, InterceptError> {
+    let holding = loaded(backend)?;
+    for backend in &holding {
+        backend.remove()?;
+    }
+    Ok(holding)
 }

@@ -7,24 +7,34 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::account::{AccountError, daemon_uid};
-use crate::config::Config;
+use crate::config::{Backend, Config, HOST_CONNECTIONS, Limits, Marks, ROOT_RESERVE};
 use crate::ids::{MetadataAddr, Uid, unmapped};
 
-/// Some bits of a connection mark, the other bits being other people's.
+/// What each user gets of the daemon at most, so that nobody takes all of it.
+/// Root is not held to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConnMark {
-    /// The bits as set; none outside `mask`.
-    pub value: u32,
-    /// The bits that are ours.
-    pub mask: u32,
+pub struct Shares {
+    /// Connections of one uid open at once.
+    pub connections: u32,
+    /// New connections of one uid per second, on average.
+    pub new_per_second: u32,
+    /// New connections of one uid at once, after a pause.
+    pub burst: u32,
+    /// Connections of all users but root together: the rest is root's reserve.
+    pub users: u32,
 }
 
-/// On connections that the daemon itself opened to the metadata service. The
-/// bits are ones that kube-proxy, Calico, Cilium and Docker leave alone.
-pub const DAEMON_CONNECTION: ConnMark = ConnMark {
-    value: 0x60,
-    mask: 0x7f,
-};
+impl Shares {
+    /// `[limits]`; `None` where they are off.
+    pub fn from_limits(limits: &Limits) -> Option<Self> {
+        limits.enabled.then_some(Self {
+            connections: limits.connections,
+            new_per_second: limits.new_connections_per_second,
+            burst: limits.new_connections_per_second.saturating_mul(10),
+            users: u32::from(HOST_CONNECTIONS - ROOT_RESERVE),
+        })
+    }
+}
 
 /// Everything the kernel rules depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +43,9 @@ pub struct RuleSet {
     closed: Vec<IpAddr>,
     listen_port: u16,
     daemon_uid: Uid,
-    mark: ConnMark,
+    marks: Marks,
+    shares: Option<Shares>,
+    backend: Option<Backend>,
 }
 
 /// Why no rule set can be made.
@@ -50,13 +62,16 @@ pub enum RuleSetError {
     NotAService(MetadataAddr),
     /// Port 0, for the listener.
     ListenPortZero,
+    /// Marks that are equal, or that the mask does not cover.
+    Marks(Marks),
     /// The daemon's account.
     Account(AccountError),
 }
 
 impl RuleSet {
     /// Rules that send `destinations`, one address per family, to the
-    /// listeners on `listen_port` and exempt `daemon_uid` alone.
+    /// listeners on `listen_port` and exempt `daemon_uid` alone. With the
+    /// default marks, without limits, and for the back end that the machine has.
     ///
     /// # Errors
     /// [`RuleSetError`], where such rules would leave a way around them.
@@ -95,7 +110,9 @@ impl RuleSet {
             closed: Vec::new(),
             listen_port,
             daemon_uid,
-            mark: DAEMON_CONNECTION,
+            marks: Marks::default(),
+            shares: None,
+            backend: None,
         })
     }
 
@@ -106,7 +123,43 @@ impl RuleSet {
     pub fn from_config(config: &Config) -> Result<Self, RuleSetError> {
         let uid = daemon_uid(&config.user).map_err(RuleSetError::Account)?;
         let rules = Self::new(&config.upstream.addresses, config.listen_port, uid)?;
-        Ok(rules.closing(&config.provider.addresses()))
+        Ok(rules
+            .closing(&config.provider.addresses())
+            .marking(config.rules.marks)?
+            .sharing(Shares::from_limits(&config.limits))
+            .through(config.rules.backend))
+    }
+
+    /// Uses these marks.
+    ///
+    /// # Errors
+    /// [`RuleSetError::Marks`], where they cannot be told apart or from none.
+    pub fn marking(mut self, marks: Marks) -> Result<Self, RuleSetError> {
+        let Marks {
+            connection,
+            listener,
+            mask,
+        } = marks;
+        let covered = (connection | listener) & !mask == 0;
+        if !covered || connection == listener || connection == 0 || listener == 0 {
+            return Err(RuleSetError::Marks(marks));
+        }
+        self.marks = marks;
+        Ok(self)
+    }
+
+    /// Holds users to these shares.
+    #[must_use]
+    pub fn sharing(mut self, shares: Option<Shares>) -> Self {
+        self.shares = shares;
+        self
+    }
+
+    /// Has the rules loaded by this back end; `None`: by what the machine has.
+    #[must_use]
+    pub fn through(mut self, backend: Option<Backend>) -> Self {
+        self.backend = backend;
+        self
     }
 
     /// Refuses everybody the addresses among these that are not redirected:
@@ -142,9 +195,19 @@ impl RuleSet {
         self.daemon_uid
     }
 
-    /// The mark of the daemon's own connections.
-    pub fn mark(&self) -> ConnMark {
-        self.mark
+    /// The marks of the daemon's connections and listeners.
+    pub fn marks(&self) -> Marks {
+        self.marks
+    }
+
+    /// What users are held to.
+    pub fn shares(&self) -> Option<Shares> {
+        self.shares
+    }
+
+    /// The back end that was asked for.
+    pub fn backend(&self) -> Option<Backend> {
+        self.backend
     }
 
     /// Where the kernel's redirect of a locally made connection lands: the
@@ -202,6 +265,15 @@ impl fmt::Display for RuleSetError {
             Self::ListenPortZero => write!(
                 f,
                 "`port` under [listen] is 0; the rules need a fixed port, best one below 1024"
+            ),
+            Self::Marks(Marks {
+                connection,
+                listener,
+                mask,
+            }) => write!(
+                f,
+                "under [rules], `mark` {connection:#x} and `listener_mark` {listener:#x} must \
+                 differ, and have no bit outside `mask` {mask:#x}"
             ),
             Self::Account(error) => error.fmt(f),
         }
@@ -267,6 +339,37 @@ mod tests {
             RuleSet::new(&service, 253, Uid::ROOT),
             Err(RuleSetError::Account(AccountError::Root { .. }))
         ));
+    }
+
+    #[test]
+    fn marks_that_cannot_be_told_apart_are_refused() {
+        let marks = |connection, listener, mask| Marks {
+            connection,
+            listener,
+            mask,
+        };
+        for bad in [
+            marks(0x60, 0x60, 0x7f),
+            marks(0, 0x61, 0x7f),
+            marks(0x60, 0, 0x7f),
+            marks(0x80, 0x61, 0x7f),
+            marks(0x60, 0x161, 0x7f),
+        ] {
+            let rules = new(&["169.254.169.254:80"]).unwrap();
+            assert_eq!(rules.marking(bad), Err(RuleSetError::Marks(bad)));
+        }
+    }
+
+    #[test]
+    fn limits_that_are_off_hold_nobody() {
+        let mut config = Config {
+            user: "4001".into(),
+            ..Config::default()
+        };
+        let shares = RuleSet::from_config(&config).unwrap().shares().unwrap();
+        assert_eq!((shares.connections, shares.burst), (64, 1000));
+        config.limits.enabled = false;
+        assert_eq!(RuleSet::from_config(&config).unwrap().shares(), None);
     }
 
     #[test]

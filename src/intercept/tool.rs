@@ -1,117 +1,141 @@
-//! Running `nft`, and turning what it says into what an admin can act on.
-//!
-//! Must never read or change a table that is not ours, beyond listing names.
+//! Running the tools that load kernel rules, and turning what they say into
+//! what an admin can act on.
 
 use std::fmt;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// Where nft stands when PATH does not say: services and cron start without
-/// the sbin directories.
+/// Where the tools stand when PATH does not say: services and cron start
+/// without the sbin directories.
 const SBIN: [&str; 2] = ["/usr/sbin", "/sbin"];
 
-/// How much of nft's complaint is passed on; it repeats each faulty line.
+/// How much of a tool's complaint is passed on; nft repeats each faulty line.
 const STDERR_LINES: usize = 6;
 
 /// Why the kernel rules could not be read or changed.
 #[derive(Debug)]
 pub enum InterceptError {
-    /// No `nft` to run.
-    NftMissing,
-    /// `nft` stands there but did not run.
-    NftFailed(io::Error),
+    /// The tool is not installed.
+    Missing(Tool),
+    /// It is there, but did not run.
+    Failed(Tool, io::Error),
     /// Without the right to see or change kernel rules.
     NotPermitted,
     /// The kernel does not know something the rules need.
     KernelLacks {
-        /// What nft said, shortened.
+        /// Which tool was told.
+        tool: Tool,
+        /// What it said, shortened.
         stderr: String,
     },
-    /// nft refused for another reason.
+    /// The tool refused for another reason.
     Refused {
-        /// What nft said, shortened.
+        /// Which tool.
+        tool: Tool,
+        /// What it said, shortened.
         stderr: String,
     },
 }
 
-/// Loads a script in one transaction.
-pub(super) fn load(script: &str) -> Result<(), InterceptError> {
-    run(&["-f", "-"], script).map(drop)
+/// A program that reads or loads kernel rules, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tool {
+    name: &'static str,
+    package: &'static str,
 }
 
-/// A table of ours as nft prints it, without counters (`-s`) and all in
-/// numbers (`-n`), so that no services file or account database plays a part.
-pub(super) fn list(table: &str) -> Result<String, InterceptError> {
-    run(&["-s", "-n", "list", "table", "inet", table], "")
-}
-
-/// The names of all tables of family inet.
-pub(super) fn tables() -> Result<Vec<String>, InterceptError> {
-    Ok(run(&["list", "tables", "inet"], "")?
-        .lines()
-        .filter_map(|line| line.strip_prefix("table inet "))
-        .map(|name| name.trim().to_owned())
-        .collect())
-}
-
-fn run(args: &[&str], stdin: &str) -> Result<String, InterceptError> {
-    let nft = find().ok_or(InterceptError::NftMissing)?;
-    let mut child = Command::new(nft)
-        .args(args)
-        .env("LC_ALL", "C")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(InterceptError::NftFailed)?;
-    if let Some(mut pipe) = child.stdin.take() {
-        // Where nft ends before it has read everything, its own words say
-        // more than the broken pipe.
-        match pipe.write_all(stdin.as_bytes()) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(InterceptError::NftFailed(error));
-            }
-            _ => {}
+impl Tool {
+    /// nft.
+    pub(super) const fn nft() -> Self {
+        Self {
+            name: "nft",
+            package: "nftables",
         }
     }
-    let output = child
-        .wait_with_output()
-        .map_err(InterceptError::NftFailed)?;
-    if output.status.success() {
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    } else {
-        Err(explain(&String::from_utf8_lossy(&output.stderr)))
+
+    /// One of the programs of iptables.
+    pub(super) const fn iptables(name: &'static str) -> Self {
+        Self {
+            name,
+            package: "iptables",
+        }
+    }
+
+    /// Whether it is installed.
+    pub(super) fn is_there(self) -> bool {
+        self.find().is_some()
+    }
+
+    /// Runs it with this input; what it prints.
+    pub(super) fn run(self, args: &[&str], stdin: &str) -> Result<String, InterceptError> {
+        let failed = |error| InterceptError::Failed(self, error);
+        let program = self.find().ok_or(InterceptError::Missing(self))?;
+        let mut child = Command::new(program)
+            .args(args)
+            .env("LC_ALL", "C")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(failed)?;
+        if let Some(mut pipe) = child.stdin.take() {
+            // Where it ends before it has read everything, its own words say
+            // more than the broken pipe.
+            match pipe.write_all(stdin.as_bytes()) {
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    return Err(failed(error));
+                }
+                _ => {}
+            }
+        }
+        let output = child.wait_with_output().map_err(failed)?;
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        } else {
+            Err(explain(self, &String::from_utf8_lossy(&output.stderr)))
+        }
+    }
+
+    fn find(self) -> Option<PathBuf> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path)
+            .filter(|directory| directory.is_absolute())
+            .chain(SBIN.map(PathBuf::from))
+            .map(|directory| directory.join(self.name))
+            .find(|candidate| candidate.is_file())
     }
 }
 
-fn find() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .filter(|directory| directory.is_absolute())
-        .chain(SBIN.map(PathBuf::from))
-        .map(|directory| directory.join("nft"))
-        .find(|candidate| candidate.is_file())
-}
-
-/// Sorts nft's words by the errno that they spell out.
-fn explain(stderr: &str) -> InterceptError {
-    if stderr.contains("Operation not permitted") {
+/// Sorts a tool's words by the errno that they spell out.
+fn explain(tool: Tool, stderr: &str) -> InterceptError {
+    let denied = ["Operation not permitted", "Permission denied"];
+    if denied.iter().any(|words| stderr.contains(words)) {
         return InterceptError::NotPermitted;
     }
     let shortened = shorten(stderr);
     // What a kernel says for an expression or chain type it has no code for
-    // (EOPNOTSUPP, EPROTONOSUPPORT, EAFNOSUPPORT), or no module (ENOENT).
+    // (EOPNOTSUPP, EPROTONOSUPPORT, EAFNOSUPPORT), or no module (ENOENT), and
+    // what iptables says for a table or an extension that is not there.
     let lacking = [
         "not supported",
         "Could not process rule: No such file or directory",
+        "table does not exist",
+        "Couldn't load match",
+        "Couldn't load target",
     ];
     if lacking.iter().any(|words| stderr.contains(words)) {
-        InterceptError::KernelLacks { stderr: shortened }
+        InterceptError::KernelLacks {
+            tool,
+            stderr: shortened,
+        }
     } else {
-        InterceptError::Refused { stderr: shortened }
+        InterceptError::Refused {
+            tool,
+            stderr: shortened,
+        }
     }
 }
 
@@ -132,34 +156,48 @@ fn shorten(stderr: &str) -> String {
 impl fmt::Display for InterceptError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NftMissing => write!(
+            Self::Missing(tool) => write!(
                 f,
-                "nft was not found in PATH, /usr/sbin or /sbin; install the package nftables"
+                "{tool} was not found in PATH, /usr/sbin or /sbin; install the package {}",
+                tool.package
             ),
-            Self::NftFailed(error) => write!(f, "nft could not be run: {error}"),
+            Self::Failed(tool, error) => write!(f, "{tool} could not be run: {error}"),
             Self::NotPermitted => write!(
                 f,
                 "not permitted to read or change kernel rules; run this as root, \
                  or with the capability CAP_NET_ADMIN"
             ),
-            Self::KernelLacks { stderr } => write!(
+            Self::KernelLacks { tool, stderr } if *tool == Tool::nft() => write!(
                 f,
                 "the kernel lacks something that the rules need; they need Linux 5.9 or later \
-                 with nf_tables, nat for family inet, ct and reject. nft said:\n  {stderr}"
+                 with nf_tables, nat for family inet, ct and reject (or see `--backend \
+                 iptables`). nft said:\n  {stderr}"
             ),
-            Self::Refused { stderr } => write!(
+            Self::KernelLacks { tool, stderr } => write!(
                 f,
-                "nft refused, and nothing was changed; see `nft --version` and \
-                 `imdsfw rules show`. nft said:\n  {stderr}"
+                "the kernel or iptables lacks something that the rules need; they need the \
+                 tables mangle, filter and nat with conntrack, connmark, owner, connlimit and \
+                 REJECT. {tool} said:\n  {stderr}"
+            ),
+            Self::Refused { tool, stderr } => write!(
+                f,
+                "{tool} refused; see `{tool} --version` and `imdsfw rules show`. It said:\n  \
+                 {stderr}"
             ),
         }
+    }
+}
+
+impl fmt::Display for Tool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
     }
 }
 
 impl std::error::Error for InterceptError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::NftFailed(error) => Some(error),
+            Self::Failed(_, error) => Some(error),
             _ => None,
         }
     }
@@ -172,7 +210,10 @@ mod tests {
     #[test]
     fn complaints_become_what_an_admin_can_act_on() {
         assert!(matches!(
-            explain("Operation not permitted (you must be root)\nnetlink: Error: x"),
+            explain(
+                Tool::nft(),
+                "Operation not permitted (you must be root)\nnetlink: Error: x"
+            ),
             InterceptError::NotPermitted
         ));
         for lacking in [
@@ -180,12 +221,15 @@ mod tests {
             "/dev/stdin:9:3-8: Error: Could not process rule: No such file or directory\n\tx",
         ] {
             assert!(matches!(
-                explain(lacking),
+                explain(Tool::nft(), lacking),
                 InterceptError::KernelLacks { .. }
             ));
         }
         assert!(matches!(
-            explain("/dev/stdin:1:1-3: Error: syntax error, unexpected string"),
+            explain(
+                Tool::nft(),
+                "/dev/stdin:1:1-3: Error: syntax error, unexpected string"
+            ),
             InterceptError::Refused { .. }
         ));
     }

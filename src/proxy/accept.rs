@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use nix::sys::socket::sockopt::{Ip6tOriginalDst, OriginalDst};
-use nix::sys::socket::{Backlog, getsockopt, listen};
+use nix::sys::socket::sockopt::{Ip6tOriginalDst, Mark, OriginalDst};
+use nix::sys::socket::{Backlog, getsockopt, listen, setsockopt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::sync::watch;
@@ -45,13 +45,16 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds on the loopback address of the metadata address's family.
-    pub fn bind(service: MetadataAddr, port: u16) -> io::Result<Self> {
+    /// Binds on the loopback address of the metadata address's family. The
+    /// rules let no other socket than one with this packet mark answer there;
+    /// setting it takes CAP_NET_ADMIN.
+    pub fn bind(service: MetadataAddr, port: u16, mark: u32) -> io::Result<Self> {
         let address: SocketAddr = match service.0 {
             SocketAddr::V4(_) => (Ipv4Addr::LOCALHOST, port).into(),
             SocketAddr::V6(_) => (Ipv6Addr::LOCALHOST, port).into(),
         };
         let socket = std::net::TcpListener::bind(address)?;
+        setsockopt(&socket, Mark, &mark)?;
         // Listening again lengthens the queue, which is 128 by then: one that
         // is full costs clients a second, all the time that most of them have.
         listen(&socket, Backlog::MAXALLOWABLE)?;

@@ -25,7 +25,7 @@ pub use accept::Listener;
 
 use crate::audit::{Decision, Ending, Log, Pending, Reason};
 use crate::caller::{Callers, Peer};
-use crate::config::{Action, Config, Mode, TokenMode};
+use crate::config::{Action, Config, HOST_CONNECTIONS, Mode, TokenMode};
 use crate::policy::Policy;
 use crate::request::{Rejected, Service};
 use crate::token::{Moment, TokenKey};
@@ -34,8 +34,6 @@ use answer::Reply;
 use gate::Arrived;
 use pipeline::Closed;
 
-/// Connections open at once on this host, unless there are fewer descriptors.
-const CONNECTIONS_MAX: usize = 4096;
 /// For requests under way when the daemon is told to stop, on top of the time
 /// the service may take to answer.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -90,7 +88,7 @@ impl Proxy {
         mut stop: watch::Receiver<bool>,
     ) -> io::Result<()> {
         // Each connection may need one more towards the service.
-        let connections = CONNECTIONS_MAX
+        let connections = usize::from(HOST_CONNECTIONS)
             .min(descriptors.saturating_sub(64) / 2)
             .max(1);
         let slots = Arc::new(Semaphore::new(connections));

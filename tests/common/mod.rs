@@ -7,6 +7,7 @@
 pub(crate) mod fake;
 pub(crate) mod host;
 pub(crate) mod http;
+pub(crate) mod iptables;
 pub(crate) mod net;
 pub(crate) mod nft;
 pub(crate) mod user;

@@ -126,10 +126,17 @@ impl Client {
         self
     }
 
+    /// Waits longer than [`AT_ONCE`].
+    pub(crate) fn patient(self, seconds: i64) -> Self {
+        setsockopt(&self.fd, sockopt::SendTimeout, &TimeVal::new(seconds, 0)).unwrap();
+        self
+    }
+
     pub(crate) fn connect(self, to: SocketAddr) -> io::Result<TcpStream> {
         match connect(self.fd.as_raw_fd(), &SockaddrStorage::from(to)) {
             Ok(()) => Ok(TcpStream::from(self.fd)),
-            Err(Errno::EINPROGRESS) => Err(io::ErrorKind::TimedOut.into()),
+            // EINTR: its time has run out just when something else woke it.
+            Err(Errno::EINPROGRESS | Errno::EINTR) => Err(io::ErrorKind::TimedOut.into()),
             Err(errno) => Err(errno.into()),
         }
     }
@@ -140,6 +147,13 @@ pub(crate) fn listen(on: SocketAddr) -> TcpListener {
     let listener = TcpListener::bind(on).unwrap_or_else(|e| panic!("{on}: {e}"));
     let wait = TimeVal::new(0, AT_ONCE.as_micros() as i64);
     setsockopt(&listener, sockopt::ReceiveTimeout, &wait).unwrap();
+    listener
+}
+
+/// A listener as the daemon's are: with the mark by which the rules know it.
+pub(crate) fn listen_marked(on: SocketAddr) -> TcpListener {
+    let listener = listen(on);
+    setsockopt(&listener, sockopt::Mark, &0x61).unwrap();
     listener
 }
 

@@ -13,6 +13,7 @@
 mod answers;
 mod attacks;
 mod audit;
+mod backends;
 #[path = "../common/mod.rs"]
 mod common;
 mod http_table;

@@ -3,13 +3,12 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::apply;
 use crate::common::net::in_network;
 use crate::common::nft;
 use crate::common::user::ALICE;
+use crate::kernel::{IPTABLES, Kernel, NFT, on_each, rule_set};
 
 const IMDSFW: &str = env!("CARGO_BIN_EXE_imdsfw");
 
@@ -31,11 +30,12 @@ fn stderr(output: &Output) -> String {
 
 #[test]
 fn remove_says_whether_there_was_something_to_remove() {
-    in_network(|_| {
-        apply();
+    on_each(|_, kernel| {
+        kernel.apply();
         let removed = rules(&["remove"]);
         assert!(removed.status.success(), "{}", stderr(&removed));
-        assert_eq!(stdout(&removed), "removed table inet imdsfw\n");
+        let place = kernel.0.place();
+        assert_eq!(stdout(&removed), format!("removed {place}\n"));
         assert_eq!(nft::output(&["list", "tables"]), "");
         let again = rules(&["remove"]);
         assert!(again.status.success(), "{}", stderr(&again));
@@ -50,7 +50,14 @@ fn another_user_is_told_what_right_is_missing() {
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
         let binary = directory.path().join("imdsfw");
-        fs::copy(Path::new(IMDSFW), &binary).unwrap();
+        // Not by this process: a child that another test is just starting
+        // would hold the file open for writing, and it could not be run.
+        let copied = Command::new("cp")
+            .arg(IMDSFW)
+            .arg(&binary)
+            .status()
+            .unwrap();
+        assert!(copied.success());
         let output = Command::new(binary)
             .args(["rules", "remove"])
             .uid(ALICE.uid)
@@ -86,10 +93,59 @@ fn without_nft_the_package_is_named() {
 }
 
 #[test]
+fn each_back_end_is_chosen_by_name_or_by_the_config() {
+    on_each(|_, kernel| {
+        let directory = tempfile::tempdir().unwrap();
+        let config = directory.path().join("imdsfw.toml");
+        fs::write(&config, "schema = 1\nuser = \"64000\"\n").unwrap();
+        let config = config.to_str().unwrap();
+        let name = match kernel {
+            NFT => "nft",
+            Kernel(imdsfw::intercept::Backend::Iptables) => "iptables",
+            Kernel(_) => "iptables-legacy",
+        };
+        let by_name = |action| rules(&[action, "--config", config, "--backend", name]);
+        let shown = by_name("show");
+        assert!(shown.status.success(), "{}", stderr(&shown));
+        let applied = by_name("apply");
+        assert!(applied.status.success(), "{}", stderr(&applied));
+        assert!(stdout(&applied).starts_with(&format!("loaded {}", kernel.0.place())));
+        // Whichever back end holds them is found without its name.
+        let verified = rules(&["verify", "--config", config]);
+        assert!(verified.status.success(), "{}", stdout(&verified));
+        fs::write(
+            config,
+            format!("schema = 1\nuser = \"64000\"\n[rules]\nbackend = \"{name}\"\n"),
+        )
+        .unwrap();
+        assert_eq!(
+            stdout(&rules(&["show", "--config", config])),
+            stdout(&shown)
+        );
+    });
+}
+
+#[test]
+fn another_back_end_takes_over_and_leaves_nothing_of_the_first() {
+    on_each(|_, kernel| {
+        for before in [NFT, IPTABLES[0], IPTABLES[1]] {
+            before.apply();
+            kernel.apply();
+            assert_eq!(kernel.drift_lines(), [""; 0]);
+            let found = imdsfw::intercept::verify(&rule_set()).unwrap();
+            assert_eq!(found, [], "after {before:?}");
+        }
+    });
+}
+
+#[test]
 fn a_backend_that_is_not_there_is_no_other_backend() {
-    let output = rules(&["show", "--backend", "iptables"]);
-    assert_eq!(output.status.code(), Some(1));
+    let output = rules(&["show", "--backend", "ipchains"]);
+    assert_eq!(output.status.code(), Some(2));
     assert_eq!(stdout(&output), "");
     let text = stderr(&output);
-    assert!(text.contains("not available in this version"), "{text}");
+    assert!(
+        text.contains("nft or iptables or iptables-legacy"),
+        "{text}"
+    );
 }

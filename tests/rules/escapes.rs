@@ -10,10 +10,10 @@ use nix::sys::socket::{MsgFlags, SockProtocol, SockType, SockaddrStorage, connec
 use imdsfw::ids::Uid;
 use imdsfw::intercept::{RuleSet, render};
 
-use crate::common::net::{Net, families, in_network, sysctl};
+use crate::common::net::{Net, families, sysctl};
 use crate::common::nft;
 use crate::common::user::{ALICE, DAEMON, ROOT, User, assert_refused, listen};
-use crate::{apply, rule_set};
+use crate::kernel::on_each;
 
 const RESIDUE: &str = "older connections, other ports";
 const TAKEN_ELSEWHERE: &str = "opened to the metadata service, but";
@@ -65,15 +65,15 @@ fn connected<const N: usize>(
 
 #[test]
 fn other_ports_are_refused_at_once_also_to_the_daemon() {
-    in_network(|net| {
-        apply();
+    on_each(|net, kernel| {
+        kernel.apply();
         for family in families() {
             for user in [ROOT, ALICE, DAEMON] {
                 assert_refused(user.connect(other_port(family.service)));
             }
         }
         assert_eq!(net.packets_at_service(), 0);
-        nft::delete_commented(RESIDUE);
+        kernel.without(RESIDUE);
         for family in families() {
             let _listener = net.service(|| listen(other_port(family.service)));
             for user in [ALICE, DAEMON] {
@@ -87,9 +87,9 @@ fn other_ports_are_refused_at_once_also_to_the_daemon() {
 
 #[test]
 fn udp_and_icmp_are_refused_at_once_also_to_the_daemon() {
-    in_network(|net| {
+    on_each(|net, kernel| {
         sysctl("net/ipv4/ping_group_range", "0 2147483647");
-        apply();
+        kernel.apply();
         let send_all = || -> Vec<_> {
             families()
                 .iter()
@@ -105,7 +105,7 @@ fn udp_and_icmp_are_refused_at_once_also_to_the_daemon() {
             assert_eq!(outcome.unwrap_err().kind(), ErrorKind::PermissionDenied);
         }
         assert_eq!(net.packets_at_service(), 0);
-        nft::delete_commented(RESIDUE);
+        kernel.without(RESIDUE);
         // Whatever the service's own kernel answered.
         let sent = send_all().len();
         assert_eq!(net.packets_at_service(), sent as u64);
@@ -117,7 +117,7 @@ fn udp_and_icmp_are_refused_at_once_also_to_the_daemon() {
 #[test]
 fn connections_older_than_the_rules_are_cut_off() {
     for tracked in [false, true] {
-        in_network(move |net| {
+        on_each(move |net, kernel| {
             if tracked {
                 nft::load(TRACKING);
             }
@@ -125,7 +125,7 @@ fn connections_older_than_the_rules_are_cut_off() {
                 .iter()
                 .flat_map(|family| connected(net, [ALICE, DAEMON], family.service))
                 .collect();
-            apply();
+            kernel.load();
             let before = net.packets_at_service();
             for (mut client, _server) in older {
                 client.write_all(b"still here?").unwrap();
@@ -139,11 +139,11 @@ fn connections_older_than_the_rules_are_cut_off() {
 
 #[test]
 fn connections_older_than_the_rules_would_go_on_without_the_guard() {
-    in_network(|net| {
+    on_each(|net, kernel| {
         nft::load(TRACKING);
         let older = families().map(|family| connected(net, [ALICE], family.service));
-        apply();
-        nft::delete_commented(RESIDUE);
+        kernel.load();
+        kernel.without(RESIDUE);
         for [(mut client, mut server)] in older {
             client.write_all(b"still").unwrap();
             let mut received = [0; 5];
@@ -157,7 +157,7 @@ fn connections_older_than_the_rules_would_go_on_without_the_guard() {
 #[test]
 fn data_queued_on_a_closed_socket_stays_unsent() {
     for guarded in [true, false] {
-        in_network(move |net| {
+        on_each(move |net, kernel| {
             nft::load(TRACKING);
             let queued = families().map(|family| {
                 let [(mut client, server)] = connected(net, [ALICE], family.service);
@@ -168,11 +168,12 @@ fn data_queued_on_a_closed_socket_stays_unsent() {
                 }
                 (written, server)
             });
+            // Not by apply, which ends the connections themselves; nor for a
+            // moment with the guard, where it must not have been.
             if guarded {
-                apply();
+                kernel.load();
             } else {
-                // Not for a moment with the guard, which would end it for good.
-                nft::load_without(&render(&rule_set()), RESIDUE);
+                kernel.load_without(RESIDUE);
             }
             let before = net.packets_at_service();
             for (written, mut server) in queued {
@@ -207,8 +208,8 @@ fn drain(stream: &mut TcpStream) -> usize {
 
 #[test]
 fn switching_tracking_off_leads_nowhere() {
-    in_network(|net| {
-        apply();
+    on_each(|net, kernel| {
+        kernel.apply();
         nft::load(
             "table inet foreign { chain raw {
                 type filter hook output priority -300; policy accept; notrack
@@ -221,7 +222,7 @@ fn switching_tracking_off_leads_nowhere() {
             }
         }
         assert_eq!(net.packets_at_service(), 0);
-        nft::delete_commented(RESIDUE);
+        kernel.without(RESIDUE);
         for family in families() {
             ALICE.connect(family.service).unwrap();
         }
@@ -243,9 +244,9 @@ fn a_foreign_mark_opens_nothing() {
         }
     }
     ";
-    in_network(|net| {
+    on_each(|net, kernel| {
         let _services = families().map(|family| net.service(|| listen(family.service)));
-        apply();
+        kernel.apply();
         nft::load(FOREIGN);
         for family in families() {
             assert_refused(ALICE.connect(family.service));
@@ -253,7 +254,13 @@ fn a_foreign_mark_opens_nothing() {
         }
         // Were the mark alone enough. Of two nat chains with one priority the
         // later one decides, so the foreign one is loaded again.
-        nft::load(&render(&rule_set()).replace("ct state established ct mark", "ct mark"));
+        let text = render(&kernel.rule_set())
+            .replace("ct state established ct mark", "ct mark")
+            .replace(
+                "-m conntrack --ctstate ESTABLISHED -m connmark",
+                "-m connmark",
+            );
+        kernel.load_text(&text);
         nft::load(&format!("delete table inet foreign\n{FOREIGN}"));
         for family in families() {
             ALICE.connect(family.service).unwrap();
@@ -278,8 +285,8 @@ fn divert(statement: impl Fn(&crate::common::net::Family) -> String) {
 
 #[test]
 fn a_nat_rule_ahead_of_ours_leads_nowhere_else() {
-    in_network(|net| {
-        apply();
+    on_each(|net, kernel| {
+        kernel.apply();
         divert(|family| format!("dnat to {}", family.elsewhere.ip()));
         let others = families().map(|family| net.service(|| listen(family.elsewhere)));
         for family in families() {
@@ -287,7 +294,7 @@ fn a_nat_rule_ahead_of_ours_leads_nowhere_else() {
                 assert_refused(user.connect(family.service));
             }
         }
-        nft::delete_commented(TAKEN_ELSEWHERE);
+        kernel.without(TAKEN_ELSEWHERE);
         for (family, other) in families().iter().zip(&others) {
             ALICE.connect(family.service).unwrap();
             other.accept().unwrap();
@@ -297,8 +304,8 @@ fn a_nat_rule_ahead_of_ours_leads_nowhere_else() {
 
 #[test]
 fn a_nat_rule_ahead_of_ours_leads_to_no_other_process_of_the_host() {
-    in_network(|_| {
-        apply();
+    on_each(|_, kernel| {
+        kernel.apply();
         divert(|_| "tcp dport 80 redirect to :999".into());
         let hijackers = families().map(|family| {
             let on = SocketAddr::new(family.listener.ip(), 999);
@@ -307,7 +314,7 @@ fn a_nat_rule_ahead_of_ours_leads_to_no_other_process_of_the_host() {
         for family in families() {
             assert_refused(ROOT.connect(family.service));
         }
-        nft::delete_commented(TAKEN_ELSEWHERE);
+        kernel.without(TAKEN_ELSEWHERE);
         for (family, hijacker) in families().iter().zip(&hijackers) {
             ROOT.connect(family.service).unwrap();
             hijacker.accept().unwrap();
@@ -317,10 +324,11 @@ fn a_nat_rule_ahead_of_ours_leads_to_no_other_process_of_the_host() {
 
 #[test]
 fn an_address_that_the_config_leaves_out_is_closed() {
-    in_network(|net| {
+    on_each(|net, kernel| {
         let [v4, v6] = families();
         let _service = net.service(|| listen(v6.service));
         let only_v4 = RuleSet::new(&[v4.service], 253, Uid(DAEMON.uid)).unwrap();
+        let only_v4 = only_v4.through(Some(kernel.0));
         imdsfw::intercept::apply(&only_v4).unwrap();
         assert!(
             ALICE.connect(v6.service).is_ok(),

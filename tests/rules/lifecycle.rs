@@ -3,12 +3,12 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
-use imdsfw::intercept::{self, Removal};
+use imdsfw::intercept;
 
-use crate::common::net::{families, in_network};
+use crate::common::net::families;
 use crate::common::nft;
-use crate::common::user::{ALICE, DAEMON, listen};
-use crate::{apply, rule_set};
+use crate::common::user::{ALICE, DAEMON, listen, listen_marked};
+use crate::kernel::{Kernel, on_each};
 
 const FOREIGN: &str = "table inet foreign {
         chain output {
@@ -37,27 +37,27 @@ fn exchange(one: &mut TcpStream, other: &mut TcpStream) {
 
 #[test]
 fn applying_twice_is_applying_once() {
-    in_network(|_| {
-        apply();
-        let once = nft::output(&["list", "ruleset"]);
-        apply();
-        assert_eq!(nft::output(&["list", "ruleset"]), once);
-        assert_eq!(intercept::verify(&rule_set()).unwrap(), []);
+    on_each(|_, kernel| {
+        kernel.apply();
+        let once = Kernel::everything();
+        kernel.apply();
+        assert_eq!(Kernel::everything(), once);
+        assert_eq!(kernel.drift_lines(), [""; 0]);
     });
 }
 
 #[test]
 fn connections_under_the_rules_survive_applying_again() {
-    in_network(|net| {
-        apply();
+    on_each(|net, kernel| {
+        kernel.apply();
         for family in families() {
-            let daemon = listen(family.listener);
+            let daemon = listen_marked(family.listener);
             let mut client = ALICE.connect(family.service).unwrap();
             let (mut accepted, _) = daemon.accept().unwrap();
             let service = net.service(|| listen(family.service));
             let mut upstream = DAEMON.connect(family.service).unwrap();
             let (mut server, _) = service.accept().unwrap();
-            apply();
+            kernel.apply();
             exchange(&mut client, &mut accepted);
             exchange(&mut upstream, &mut server);
         }
@@ -66,11 +66,11 @@ fn connections_under_the_rules_survive_applying_again() {
 
 #[test]
 fn removing_leaves_everything_foreign_as_it_was() {
-    in_network(|net| {
+    on_each(|net, kernel| {
         nft::load(FOREIGN);
         let before = nft::output(&["-a", "list", "ruleset"]);
-        apply();
-        assert_eq!(intercept::remove().unwrap(), Removal::Removed);
+        kernel.apply();
+        assert_eq!(intercept::remove(None).unwrap(), [kernel.0]);
         assert_eq!(nft::output(&["-a", "list", "ruleset"]), before);
         for family in families() {
             let _service = net.service(|| listen(family.service));
@@ -81,8 +81,9 @@ fn removing_leaves_everything_foreign_as_it_was() {
 
 #[test]
 fn removing_what_is_not_there_is_no_error() {
-    in_network(|_| {
+    on_each(|_, kernel| {
         nft::load(FOREIGN);
-        assert_eq!(intercept::remove().unwrap(), Removal::Absent);
+        assert_eq!(intercept::remove(None).unwrap(), []);
+        assert_eq!(intercept::remove(Some(kernel.0)).unwrap(), []);
     });
 }

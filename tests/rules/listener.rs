@@ -4,10 +4,10 @@
 
 use std::net::SocketAddr;
 
-use crate::apply;
-use crate::common::net::{families, in_network};
+use crate::common::net::families;
 use crate::common::nft;
-use crate::common::user::{ALICE, DAEMON, ROOT, assert_refused, listen};
+use crate::common::user::{ALICE, DAEMON, ROOT, assert_refused, listen_marked};
+use crate::kernel::on_each;
 
 const NOT_REDIRECTED: &str = "not redirected by us";
 const PORT_CHANGED: &str = "its source port was changed";
@@ -18,15 +18,15 @@ fn with_port(addr: SocketAddr, port: u16) -> SocketAddr {
 
 #[test]
 fn nobody_connects_directly() {
-    in_network(|_| {
-        apply();
-        let daemons = families().map(|family| listen(family.listener));
+    on_each(|_, kernel| {
+        kernel.apply();
+        let daemons = families().map(|family| listen_marked(family.listener));
         for family in families() {
             for user in [ROOT, ALICE, DAEMON] {
                 assert_refused(user.connect(family.listener));
             }
         }
-        nft::delete_commented(NOT_REDIRECTED);
+        kernel.without(NOT_REDIRECTED);
         for (family, daemon) in families().iter().zip(&daemons) {
             ALICE.connect(family.listener).unwrap();
             daemon.accept().unwrap();
@@ -36,18 +36,18 @@ fn nobody_connects_directly() {
 
 #[test]
 fn nobody_connects_directly_by_switching_tracking_off() {
-    in_network(|_| {
-        apply();
+    on_each(|_, kernel| {
+        kernel.apply();
         nft::load(
             "table inet foreign { chain raw {
                 type filter hook output priority -300; policy accept; notrack
              }; }",
         );
-        let _daemons = families().map(|family| listen(family.listener));
+        let _daemons = families().map(|family| listen_marked(family.listener));
         for family in families() {
             assert_refused(ALICE.connect(family.listener));
         }
-        nft::delete_commented(NOT_REDIRECTED);
+        kernel.without(NOT_REDIRECTED);
         for family in families() {
             ALICE.connect(family.listener).unwrap();
         }
@@ -56,8 +56,8 @@ fn nobody_connects_directly_by_switching_tracking_off() {
 
 #[test]
 fn a_foreign_nat_rule_does_not_lead_to_the_listener() {
-    in_network(|_| {
-        apply();
+    on_each(|_, kernel| {
+        kernel.apply();
         for family in families() {
             let (ip, elsewhere) = (family.ip, family.elsewhere);
             nft::load(&format!(
@@ -69,11 +69,11 @@ fn a_foreign_nat_rule_does_not_lead_to_the_listener() {
                 elsewhere.port()
             ));
         }
-        let daemons = families().map(|family| listen(family.listener));
+        let daemons = families().map(|family| listen_marked(family.listener));
         for family in families() {
             assert_refused(ALICE.connect(family.elsewhere));
         }
-        nft::delete_commented(NOT_REDIRECTED);
+        kernel.without(NOT_REDIRECTED);
         for (family, daemon) in families().iter().zip(&daemons) {
             ALICE.connect(family.elsewhere).unwrap();
             daemon.accept().unwrap();
@@ -85,19 +85,19 @@ fn a_foreign_nat_rule_does_not_lead_to_the_listener() {
 /// that port to the service another one: that of whoever holds it.
 #[test]
 fn a_connection_under_a_changed_port_is_refused() {
-    in_network(|_| {
+    on_each(|_, kernel| {
         for (family, port) in families().iter().zip([40001, 40002]) {
-            apply();
+            kernel.apply();
             // What stops the attack at its first step; the second must hold alone.
-            nft::delete_commented(NOT_REDIRECTED);
+            kernel.without(NOT_REDIRECTED);
             let from = with_port(family.client, port);
-            let daemon = listen(family.listener);
+            let daemon = listen_marked(family.listener);
             let _direct = ALICE.connect_from(from, family.listener).unwrap();
             let (_held, peer) = daemon.accept().unwrap();
             assert_eq!(peer, from);
 
-            assert_refused(ALICE.connect_from(from, family.service));
-            nft::delete_commented(PORT_CHANGED);
+            kernel.assert_stopped(ALICE.connect_from(from, family.service));
+            kernel.without(PORT_CHANGED);
             let _redirected = ALICE.connect_from(from, family.service).unwrap();
             let (_stream, peer) = daemon.accept().unwrap();
             assert_eq!(peer.ip(), from.ip());
@@ -108,11 +108,11 @@ fn a_connection_under_a_changed_port_is_refused() {
 
 #[test]
 fn a_refused_direct_connection_does_not_cost_the_next_client_its_port() {
-    in_network(|_| {
-        apply();
+    on_each(|_, kernel| {
+        kernel.apply();
         for (family, port) in families().iter().zip([40001, 40002]) {
             let from = with_port(family.client, port);
-            let daemon = listen(family.listener);
+            let daemon = listen_marked(family.listener);
             assert_refused(ALICE.connect_from(from, family.listener));
             let _honest = ROOT.connect_from(from, family.service).unwrap();
             let (_stream, peer) = daemon.accept().unwrap();

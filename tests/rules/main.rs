@@ -10,27 +10,18 @@
     clippy::cast_possible_truncation
 )]
 
+mod beside;
 mod cli;
 #[path = "../common/mod.rs"]
 mod common;
 mod escapes;
 mod forwarded;
+mod kernel;
 mod lifecycle;
 mod listener;
+mod older;
+mod pin;
 mod redirect;
+mod shares;
 mod verify;
-
-use imdsfw::ids::Uid;
-use imdsfw::intercept::RuleSet;
-
-use common::{net::families, user::DAEMON};
-
-/// The rules for both families, exempting [`DAEMON`].
-fn rule_set() -> RuleSet {
-    let services = families().map(|family| family.service);
-    RuleSet::new(&services, 253, Uid(DAEMON.uid)).unwrap()
-}
-
-fn apply() {
-    imdsfw::intercept::apply(&rule_set()).unwrap();
-}
+mod verify_iptables;

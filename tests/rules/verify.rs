@@ -5,7 +5,7 @@ use imdsfw::intercept::{self, RuleSet};
 
 use crate::common::net::{families, in_network};
 use crate::common::nft;
-use crate::{apply, rule_set};
+use crate::kernel::{NFT, rule_set};
 
 fn drift() -> Vec<String> {
     let drift = intercept::verify(&rule_set()).unwrap();
@@ -29,12 +29,12 @@ fn changed(rules: &RuleSet, expected: &str, found: &str) -> (usize, usize) {
 #[test]
 fn each_rule_that_was_deleted_is_named_and_no_other() {
     in_network(|_| {
-        apply();
+        NFT.apply();
         assert_eq!(drift(), [""; 0]);
         let count = nft::rules().len();
         assert!(count > 20, "{count}");
         for at in 0..count {
-            apply();
+            NFT.apply();
             let rule = nft::rules()[at].clone();
             nft::delete(&rule);
             assert_eq!(
@@ -52,7 +52,7 @@ fn another_uid_port_or_address_is_named() {
         let other_uid = RuleSet::new(&services, 253, Uid(64002)).unwrap();
         assert_eq!(changed(&other_uid, "skuid 64000", "skuid 64002"), (4, 4));
         let other_port = RuleSet::new(&services, 254, Uid(64000)).unwrap();
-        assert_eq!(changed(&other_port, "253", "254"), (8, 8));
+        assert_eq!(changed(&other_port, "253", "254"), (10, 10));
         let one_family = RuleSet::new(&services[..1], 253, Uid(64000)).unwrap();
         let (missing, unexpected) = changed(&one_family, "", "");
         assert!(missing > 10 && unexpected == 0, "{missing} {unexpected}");
@@ -62,7 +62,7 @@ fn another_uid_port_or_address_is_named() {
 #[test]
 fn whatever_was_added_is_named() {
     in_network(|_| {
-        apply();
+        NFT.apply();
         nft::load(
             "insert rule inet imdsfw nat_output meta skuid 4001 accept
              add rule inet imdsfw input tcp dport 1 drop
@@ -87,7 +87,7 @@ fn whatever_was_added_is_named() {
 #[test]
 fn rules_in_another_order_are_named() {
     in_network(|_| {
-        apply();
+        NFT.apply();
         let last = nft::rules()
             .into_iter()
             .rfind(|rule| rule.chain == "nat_output")
@@ -120,10 +120,10 @@ fn a_changed_hook_and_a_dormant_table_are_named() {
                 "missing: chain input: type filter hook input priority 0; policy accept;",
             ]
         );
-        apply();
+        NFT.apply();
         nft::load("add table inet imdsfw { flags dormant; }");
         assert_eq!(drift(), ["unexpected: table inet imdsfw: flags dormant"]);
-        apply();
+        NFT.apply();
         assert_eq!(drift(), [""; 0]);
     });
 }
@@ -139,7 +139,7 @@ fn a_missing_table_is_named_also_where_another_family_has_one() {
 #[test]
 fn verifying_leaves_nothing_behind_and_clears_up_after_killed_runs() {
     in_network(|_| {
-        apply();
+        NFT.apply();
         let before = nft::output(&["list", "tables"]);
         // Above any process id that the kernel gives.
         nft::load("add table inet imdsfw_expected_4194999_0 { flags dormant; }");

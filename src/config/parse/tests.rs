@@ -10,6 +10,12 @@ provider = "aws"
 [listen]
 port = 254
 
+[rules]
+backend = "iptables-legacy"
+mark = 0x10
+listener_mark = 17
+mask = 0xff
+
 [upstream]
 addresses = ["127.0.0.1:8080", "[::1]:8081"]
 connect_timeout = "500ms"
@@ -79,6 +85,14 @@ fn every_key_is_read() {
         witness_user: "fw-witness".into(),
         provider: Provider::Aws,
         listen_port: 254,
+        rules: super::super::RulesConfig {
+            backend: Some(super::super::Backend::IptablesLegacy),
+            marks: super::super::Marks {
+                connection: 0x10,
+                listener: 0x11,
+                mask: 0xff,
+            },
+        },
         upstream: super::super::Upstream {
             addresses: vec![
                 "127.0.0.1:8080".parse().unwrap(),
@@ -167,6 +181,8 @@ fn what_is_not_understood_is_refused_at_its_place() {
             "[upstream]\naddresses = [\"[::ffff:1.2.3.4]:80\"]",
             "2:14 an IPv4 address in IPv6 writing",
         ),
+        ("[rules]\nmark = 0", "2:8 0 is out of range"),
+        ("[rules]\nbackend = \"pf\"", "2:11 unknown word \"pf\""),
         ("[limits]\nconnections = 0", "2:15 0 is out of range"),
         ("user = \"\"", "1:8 no account can have this name"),
         ("user = \"a\" b", "1:12 unexpected key or value"),

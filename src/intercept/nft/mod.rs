@@ -4,14 +4,23 @@
 //! without connection tracking (`notrack`) matches neither a test nor its
 //! opposite, so every guard passes what it knows and refuses the rest.
 
-use std::fmt::{self, Write as _};
+pub(super) mod kernel;
+mod text;
+
+use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
-use super::model::RuleSet;
+use super::model::{RuleSet, Shares};
 use crate::ids::MetadataAddr;
+use text::{Chain, Rule, State, Table};
 
 /// Our table, in family inet.
 pub const TABLE: &str = "imdsfw";
+
+/// How many connections each uid has.
+const CONNECTIONS: &str = "connections";
+/// How many it lately opened.
+const ARRIVALS: &str = "arrivals";
 
 /// Right after connection tracking (-200), the earliest that the kernel allows
 /// for nat, so that a foreign nat chain (usually -100) does not decide first.
@@ -47,6 +56,7 @@ pub fn render(rules: &RuleSet) -> String {
         Table {
             name: TABLE,
             state: State::Active,
+            sets: sets(rules),
             chains: chains(rules),
         }
     );
@@ -59,9 +69,36 @@ pub(super) fn render_dormant(rules: &RuleSet, name: &str) -> String {
     Table {
         name,
         state: State::Dormant,
+        sets: sets(rules),
         chains: chains(rules),
     }
     .to_string()
+}
+
+/// By uid, filled by the packets themselves. One that was quiet for a minute
+/// has its whole burst again, so nothing is forgotten with it.
+fn sets(rules: &RuleSet) -> &'static [(&'static str, &'static str)] {
+    match rules.shares() {
+        None => &[],
+        Some(_) => &[
+            (
+                CONNECTIONS,
+                "\t\ttype uid\n\t\tsize 65535\n\t\tflags dynamic\n",
+            ),
+            (
+                ARRIVALS,
+                "\t\ttype uid\n\t\tsize 65535\n\t\tflags dynamic,timeout\n\t\ttimeout 1m\n",
+            ),
+        ],
+    }
+}
+
+/// Whether a line of our table's listing is what packets left in our sets.
+pub(super) fn is_count(place: &str, line: &str) -> bool {
+    [CONNECTIONS, ARRIVALS]
+        .iter()
+        .any(|set| place.strip_prefix("set ") == Some(set))
+        && (line.starts_with("elements = {") || line.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// The regular chains, then the base chains in the order in which packets meet
@@ -88,10 +125,17 @@ fn chains(rules: &RuleSet) -> Vec<Chain> {
         )
     });
     let mut chains = vec![refuse()];
+    chains.extend(rules.shares().map(shares));
     for view in &views {
         chains.extend([view.metadata(), view.listener()]);
     }
     chains.extend([
+        Chain::base(
+            "answer_output",
+            "filter",
+            RAW,
+            views.iter().map(View::answer).collect(),
+        ),
         Chain::base(
             "prerouting",
             "filter",
@@ -154,6 +198,43 @@ fn refuse() -> Chain {
     )
 }
 
+/// Which new connections a user may have; the sets count them by uid.
+fn shares(shares: Shares) -> Chain {
+    let Shares {
+        connections,
+        new_per_second,
+        burst,
+        users,
+    } = shares;
+    Chain::regular(
+        "shares",
+        vec![
+            Rule::new(
+                "meta skuid 0 return",
+                "what the users leave is root's reserve",
+            ),
+            Rule::new(
+                format!("ct count over {users} reject with tcp reset"),
+                "all users together: the rest is root's reserve",
+            ),
+            Rule::new(
+                format!(
+                    "add @{CONNECTIONS} {{ meta skuid ct count over {connections} }} \
+                     reject with tcp reset"
+                ),
+                "too many connections of one user at once",
+            ),
+            Rule::new(
+                format!(
+                    "update @{ARRIVALS} {{ meta skuid limit rate over {new_per_second}/second \
+                     burst {burst} packets }} reject with tcp reset"
+                ),
+                "too many new connections of one user",
+            ),
+        ],
+    )
+}
+
 /// An address family, as nft calls it.
 fn word(ip: IpAddr) -> &'static str {
     if ip.is_ipv4() { "ip" } else { "ip6" }
@@ -205,7 +286,7 @@ impl<'a> View<'a> {
     fn metadata(&self) -> Chain {
         let port = self.service.port();
         let uid = self.rules.daemon_uid();
-        let mark = self.rules.mark();
+        let marks = self.rules.marks();
         let mut guards = Vec::new();
         if self.service.is_ipv6() {
             // ICMPv6 to the address itself. Users cannot send it: their
@@ -224,7 +305,7 @@ impl<'a> View<'a> {
                     "tcp dport {port} meta skuid {uid} ct state new \
                      tcp flags & (fin | syn | rst | ack) == syn \
                      ct mark set ct mark & {:#010x} | {:#010x} accept",
-                    !mark.mask, mark.value
+                    !marks.mask, marks.connection
                 ),
                 "the daemon opens a connection: marked, for only what it opened itself may go on",
             ),
@@ -232,7 +313,7 @@ impl<'a> View<'a> {
                 format!(
                     "tcp dport {port} ct state established \
                      ct mark & {:#010x} == {:#010x} accept",
-                    mark.mask, mark.value
+                    marks.mask, marks.connection
                 ),
                 "a connection that the daemon opened",
             ),
@@ -250,35 +331,61 @@ impl<'a> View<'a> {
 
     /// Packets that leave for the listener, after every nat.
     fn listener(&self) -> Chain {
-        Chain::regular(
-            format!("listener_{}", self.family),
-            vec![
-                // The device of the hook is the one from before the redirect,
-                // for every client; the route is from after it. A way to
-                // loopback through a gateway is the one of a bound socket.
-                Rule::new(
-                    format!(
-                        "meta l4proto tcp rt {} nexthop != {} reject with tcp reset",
-                        self.ip,
-                        self.listener.ip()
-                    ),
-                    "a client bound to a device cannot reach loopback: told at once, not by a timeout",
+        let mut guards = vec![
+            // The device of the hook is the one from before the redirect,
+            // for every client; the route is from after it. A way to
+            // loopback through a gateway is the one of a bound socket.
+            Rule::new(
+                format!(
+                    "meta l4proto tcp rt {} nexthop != {} reject with tcp reset",
+                    self.ip,
+                    self.listener.ip()
                 ),
-                Rule::new(
-                    format!(
-                        "meta l4proto tcp ct status dnat {} ct original proto-dst {} accept",
-                        self.opened_to(self.service.ip()),
-                        self.service.port()
-                    ),
-                    "redirected on its way to the metadata service",
+                "a client bound to a device cannot reach loopback: told at once, not by a timeout",
+            ),
+        ];
+        if self.rules.shares().is_some() {
+            guards.push(Rule::new(
+                "tcp flags & (fin | syn | rst | ack) == syn jump shares",
+                "a new connection: within its user's share",
+            ));
+        }
+        guards.extend([
+            Rule::new(
+                format!(
+                    "meta l4proto tcp ct status dnat {} ct original proto-dst {} accept",
+                    self.opened_to(self.service.ip()),
+                    self.service.port()
                 ),
-                // Here and not in input, where the refused connection would
-                // keep its port from the next honest client.
-                Rule::new(
-                    "meta l4proto tcp reject with tcp reset",
-                    "not redirected by us: would let a caller pass under another one's source port",
-                ),
-            ],
+                "redirected on its way to the metadata service",
+            ),
+            // Here and not in input, where the refused connection would
+            // keep its port from the next honest client.
+            Rule::new(
+                "meta l4proto tcp reject with tcp reset",
+                "not redirected by us: would let a caller pass under another one's source port",
+            ),
+        ]);
+        Chain::regular(format!("listener_{}", self.family), guards)
+    }
+
+    /// The listener is known by its answer to a SYN, which carries the mark of
+    /// the socket also where no socket is left to ask: from a SYN cookie, or
+    /// on a source port that is reused. Before other people's chains, which
+    /// may set marks.
+    fn answer(&self) -> Rule {
+        let marks = self.rules.marks();
+        Rule::new(
+            format!(
+                "{} saddr {} tcp sport {} tcp flags & (syn | ack) == syn | ack \
+                 meta mark & {:#010x} != {:#010x} drop",
+                self.ip,
+                self.listener.ip(),
+                self.listener.port(),
+                marks.mask,
+                marks.listener
+            ),
+            "another process listens in the daemon's place: its answers reach nobody",
         )
     }
 
@@ -344,85 +451,6 @@ impl<'a> View<'a> {
                 "its source port was changed and may now be the port of another user's socket",
             ),
         ]
-    }
-}
-
-enum State {
-    Active,
-    Dormant,
-}
-
-struct Table<'a> {
-    name: &'a str,
-    state: State,
-    chains: Vec<Chain>,
-}
-
-struct Chain {
-    name: String,
-    /// The hook line of a base chain.
-    hook: Option<String>,
-    rules: Vec<Rule>,
-}
-
-struct Rule {
-    statement: String,
-    /// For the admin; the kernel keeps at most 127 bytes.
-    why: &'static str,
-}
-
-impl Chain {
-    fn regular(name: impl Into<String>, rules: Vec<Rule>) -> Self {
-        Self {
-            name: name.into(),
-            hook: None,
-            rules,
-        }
-    }
-
-    /// A base chain; the hook's name is its own up to the `nat_`. Its policy
-    /// accepts: what none of our rules speaks of is not ours to judge.
-    fn base(name: &str, kind: &str, priority: i32, rules: Vec<Rule>) -> Self {
-        let hook = name.strip_prefix("nat_").unwrap_or(name);
-        Self {
-            name: name.into(),
-            hook: Some(format!(
-                "type {kind} hook {hook} priority {priority}; policy accept;"
-            )),
-            rules,
-        }
-    }
-}
-
-impl Rule {
-    fn new(statement: impl Into<String>, why: &'static str) -> Self {
-        Self {
-            statement: statement.into(),
-            why,
-        }
-    }
-}
-
-impl fmt::Display for Table<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "table inet {} {{", self.name)?;
-        if let State::Dormant = self.state {
-            writeln!(f, "\tflags dormant")?;
-        }
-        for (at, chain) in self.chains.iter().enumerate() {
-            if at > 0 {
-                writeln!(f)?;
-            }
-            writeln!(f, "\tchain {} {{", chain.name)?;
-            if let Some(hook) = &chain.hook {
-                writeln!(f, "\t\t{hook}")?;
-            }
-            for Rule { statement, why } in &chain.rules {
-                writeln!(f, "\t\t{statement} comment \"{why}\"")?;
-            }
-            writeln!(f, "\t}}")?;
-        }
-        writeln!(f, "}}")
     }
 }
 

@@ -1,4 +1,4 @@
-//! Comparing the rules in the kernel with those that ought to be there.
+//! The table in the kernel: loading, removing and comparing it.
 //!
 //! nft prints a rule otherwise than it was written, and each version in its
 //! own way. So the expected rules are loaded too, as a dormant table (no hook
@@ -6,66 +6,45 @@
 //! the same kernel print them. A stored or computed text would call every
 //! update of nft a drift.
 //!
-//! Must never leave that second table behind, nor report less than every
-//! difference.
+//! Must never leave that second table behind, nor change a table that is not
+//! ours.
 
-use std::fmt;
 use std::path::Path;
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use serde::Serialize;
-
-use super::model::RuleSet;
-use super::nft::{TABLE, render_dormant};
-use super::tool::{self, InterceptError};
+use super::{NAT_FIRST, TABLE, is_count, render, render_dormant};
+use crate::intercept::drift::{Drift, DriftKind, compare_lines};
+use crate::intercept::model::RuleSet;
+use crate::intercept::tool::{InterceptError, Tool};
 
 /// Names of the tables to compare with: prefix, process id, `_`, a number.
 const EXPECTED_PREFIX: &str = "imdsfw_expected_";
 
-/// One difference between the rules loaded and those expected. A changed rule
-/// is two: the expected one missing, another unexpected.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Drift {
-    /// Which way.
-    pub kind: DriftKind,
-    /// `table inet imdsfw`, or `chain output` and the like within it.
-    pub place: String,
-    /// The line of that place that differs, as nft prints it in numbers;
-    /// `None` when it is the place itself.
-    pub line: Option<String>,
+/// Replaces the table in one transaction.
+pub(in crate::intercept) fn apply(rules: &RuleSet) -> Result<(), InterceptError> {
+    load(&render(rules))
 }
 
-/// Which way a rule set differs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DriftKind {
-    /// Expected, and not loaded.
-    Missing,
-    /// Loaded, and not expected.
-    Unexpected,
+/// Whether there is a table of ours.
+pub(in crate::intercept) fn is_loaded() -> Result<bool, InterceptError> {
+    Ok(tables()?.iter().any(|table| table == TABLE))
 }
 
-impl fmt::Display for Drift {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self.kind {
-            DriftKind::Missing => "missing",
-            DriftKind::Unexpected => "unexpected",
-        };
-        match &self.line {
-            None => write!(f, "{kind}: {}", self.place),
-            Some(line) => write!(f, "{kind}: {}: {line}", self.place),
-        }
+/// Deletes the table; whether there was one.
+pub(in crate::intercept) fn remove() -> Result<bool, InterceptError> {
+    let tables = tables()?;
+    clear_leftovers(&tables)?;
+    if !tables.iter().any(|table| table == TABLE) {
+        return Ok(false);
     }
+    delete(TABLE)?;
+    Ok(true)
 }
 
-/// Every difference between `rules` and what the kernel holds; none means
-/// that the whole rule set is in force as far as our own table goes.
-///
-/// # Errors
-/// [`InterceptError`] when the rules cannot be read: neither good nor drifted.
-pub fn verify(rules: &RuleSet) -> Result<Vec<Drift>, InterceptError> {
-    let tables = tool::tables()?;
+/// Every difference between `rules` and what the kernel holds.
+pub(in crate::intercept) fn verify(rules: &RuleSet) -> Result<Vec<Drift>, InterceptError> {
+    let tables = tables()?;
     clear_leftovers(&tables)?;
     if !tables.iter().any(|table| table == TABLE) {
         return Ok(vec![Drift {
@@ -74,9 +53,9 @@ pub fn verify(rules: &RuleSet) -> Result<Vec<Drift>, InterceptError> {
             line: None,
         }]);
     }
-    let live = tool::list(TABLE)?;
+    let live = list(TABLE)?;
     let expected = Expected::load(rules)?;
-    let mut blocks = parse(&tool::list(&expected.name)?);
+    let mut blocks = parse(&list(&expected.name)?);
     drop(expected);
     // What makes it dormant, and is not to be found in the live one.
     for block in &mut blocks {
@@ -84,11 +63,69 @@ pub fn verify(rules: &RuleSet) -> Result<Vec<Drift>, InterceptError> {
             block.lines.retain(|line| line != "flags dormant");
         }
     }
-    Ok(compare(&blocks, &parse(&live)))
+    let mut drifts = compare(&blocks, &parse(&live));
+    drifts.extend(ahead(NAT_FIRST)?);
+    Ok(drifts)
+}
+
+/// Foreign nat chains that see what this host sends no later than a chain of
+/// this priority does: of two with the same, the one loaded last is first.
+pub(in crate::intercept) fn ahead(priority: i32) -> Result<Vec<Drift>, InterceptError> {
+    let listing = Tool::nft().run(&["-n", "list", "chains"], "")?;
+    let mut drifts = Vec::new();
+    let (mut table, mut chain) = ("", "");
+    for line in listing.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix("table ") {
+            table = name.trim_end_matches(" {");
+        } else if let Some(name) = line.strip_prefix("chain ") {
+            chain = name.trim_end_matches(" {");
+        } else if is_nat_output_by(line, priority) && !is_ours(table) {
+            drifts.push(Drift {
+                kind: DriftKind::Shadowed,
+                place: format!("table {table} chain {chain}"),
+                line: Some(line.to_owned()),
+            });
+        }
+    }
+    Ok(drifts)
+}
+
+fn is_nat_output_by(line: &str, priority: i32) -> bool {
+    line.strip_prefix("type nat hook output priority ")
+        .and_then(|rest| rest.split(';').next())
+        .and_then(|number| number.trim().parse::<i32>().ok())
+        .is_some_and(|theirs| theirs <= priority)
+}
+
+fn is_ours(table: &str) -> bool {
+    table
+        .strip_prefix("inet ")
+        .is_some_and(|name| name == TABLE || name.starts_with(EXPECTED_PREFIX))
+}
+
+/// Loads a script in one transaction.
+fn load(script: &str) -> Result<(), InterceptError> {
+    Tool::nft().run(&["-f", "-"], script).map(drop)
+}
+
+/// A table of ours as nft prints it, without counters (`-s`) and all in
+/// numbers (`-n`), so that no services file or account database plays a part.
+fn list(table: &str) -> Result<String, InterceptError> {
+    Tool::nft().run(&["-s", "-n", "list", "table", "inet", table], "")
+}
+
+/// The names of all tables of family inet.
+fn tables() -> Result<Vec<String>, InterceptError> {
+    Ok(Tool::nft()
+        .run(&["list", "tables", "inet"], "")?
+        .lines()
+        .filter_map(|line| line.strip_prefix("table inet "))
+        .map(|name| name.trim().to_owned())
+        .collect())
 }
 
 /// Deletes tables that a killed `verify` left behind.
-pub(super) fn clear_leftovers(tables: &[String]) -> Result<(), InterceptError> {
+fn clear_leftovers(tables: &[String]) -> Result<(), InterceptError> {
     tables
         .iter()
         .filter(|table| is_leftover(table))
@@ -103,9 +140,10 @@ fn is_leftover(table: &str) -> bool {
         .is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
 }
 
-/// `add` first, so that it is no error when somebody else was faster.
+/// `add` first: the table may have gone since it was listed, and deleting an
+/// absent one is an error.
 fn delete(table: &str) -> Result<(), InterceptError> {
-    tool::load(&format!(
+    load(&format!(
         "add table inet {table}\ndelete table inet {table}\n"
     ))
 }
@@ -123,7 +161,7 @@ impl Expected {
             process::id(),
             NEXT.fetch_add(1, Ordering::Relaxed)
         );
-        tool::load(&render_dormant(rules, &name))?;
+        load(&render_dormant(rules, &name))?;
         Ok(Self { name })
     }
 }
@@ -171,7 +209,7 @@ fn parse(listing: &str) -> Vec<Block> {
             (Some(block), Some("}")) => blocks.push(block),
             (Some(mut block), _) => {
                 let text = line.trim();
-                if !text.is_empty() {
+                if !text.is_empty() && !is_count(&block.place, text) {
                     block.lines.push(text.to_owned());
                 }
                 open = Some(block);
@@ -209,47 +247,6 @@ fn report_block(kind: DriftKind, block: &Block, drifts: &mut Vec<Drift>) {
         place: block.place.clone(),
         line: Some(line.clone()),
     }));
-}
-
-/// In order, because the order of rules is part of what they mean: a line
-/// that moved is missing in one place and unexpected in the other.
-fn compare_lines(place: &str, expected: &[String], live: &[String], drifts: &mut Vec<Drift>) {
-    let mut report = |kind, line: &String| {
-        drifts.push(Drift {
-            kind,
-            place: place.to_owned(),
-            line: Some(line.clone()),
-        });
-    };
-    let (mut expected, mut live) = (expected, live);
-    loop {
-        match (expected, live) {
-            ([], []) => return,
-            ([want, wanted @ ..], []) => {
-                report(DriftKind::Missing, want);
-                expected = wanted;
-            }
-            ([], [have, rest @ ..]) => {
-                report(DriftKind::Unexpected, have);
-                live = rest;
-            }
-            ([want, wanted @ ..], [have, rest @ ..]) if want == have => {
-                (expected, live) = (wanted, rest);
-            }
-            ([want, wanted @ ..], [have, rest @ ..]) => {
-                // Whichever line is matched sooner is waited for.
-                let want_at = live.iter().position(|line| line == want);
-                let have_at = expected.iter().position(|line| line == have);
-                if have_at.is_none_or(|have_at| want_at.is_some_and(|at| at <= have_at)) {
-                    report(DriftKind::Unexpected, have);
-                    live = rest;
-                } else {
-                    report(DriftKind::Missing, want);
-                    expected = wanted;
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]
