@@ -126,12 +126,6 @@ impl Client {
         self
     }
 
-    /// Waits longer than [`AT_ONCE`].
-    pub(crate) fn patient(self, seconds: i64) -> Self {
-        setsockopt(&self.fd, sockopt::SendTimeout, &TimeVal::new(seconds, 0)).unwrap();
-        self
-    }
-
     pub(crate) fn connect(self, to: SocketAddr) -> io::Result<TcpStream> {
         match connect(self.fd.as_raw_fd(), &SockaddrStorage::from(to)) {
             Ok(()) => Ok(TcpStream::from(self.fd)),

@@ -3,6 +3,7 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::thread;
+use std::time::Duration;
 
 use crate::common::net::{families, ip};
 use crate::common::nft;
@@ -130,7 +131,9 @@ fn a_client_bound_to_a_device_is_refused_and_does_not_hang() {
                     thread::spawn(move || {
                         let client = ALICE.client(family.service).bound_to_device("eth0");
                         let seconds = if kernel.is_nft() { 1 } else { 2 };
-                        client.patient(seconds).connect(family.service)
+                        client
+                            .patient(Duration::from_secs(seconds))
+                            .connect(family.service)
                     })
                 })
                 .map(|connecting| connecting.join().unwrap())

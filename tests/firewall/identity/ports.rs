@@ -70,13 +70,19 @@ fn port_of(record: &Value) -> u16 {
     address.port()
 }
 
+/// Not by `apply`, which would end the decoys before the attack.
+fn load_rules(host: &Host) {
+    let shown = host.command("rules show").output().unwrap();
+    nft::load(std::str::from_utf8(&shown.stdout).unwrap());
+}
+
 #[test]
 fn a_changed_source_port_makes_nobody_root() {
     const TRIES: u16 = 5000;
     in_network(|net| {
         let mut host = Host::prepare(net, &Setup::default());
         let _decoys = decoys(&host, 60);
-        host.run("rules apply");
+        load_rules(&host);
         host.start_daemon();
         let [v4, _] = families();
         assert_refused(ALICE.connect(v4.listener));
@@ -101,7 +107,7 @@ fn without_the_guards_a_changed_source_port_makes_a_user_root() {
         let mut host = Host::prepare(net, &Setup::default());
         // More of them, for fewer tries.
         let _decoys = decoys(&host, 400);
-        host.run("rules apply");
+        load_rules(&host);
         host.start_daemon();
         nft::delete_commented(NOT_REDIRECTED);
         nft::delete_commented(PORT_CHANGED);
