@@ -75,6 +75,16 @@ pub fn main() -> ExitCode {
     })
 }
 
+/// For what stays in the foreground: the service manager has the time.
+fn log_to_stderr() {
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .without_time()
+        .with_target(false)
+        .with_max_level(tracing::Level::INFO)
+        .init();
+}
+
 /// Prints to standard output. A reader that has seen enough, such as `head`,
 /// is no error.
 fn print(text: &str) -> io::Result<()> {

@@ -7,9 +7,11 @@
 //! from outside while it holds a privilege.
 
 mod error;
-mod notify;
+mod guards;
+pub(crate) mod notify;
 
 use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,8 +29,9 @@ use crate::diagnose::{Diagnostics, Style};
 use crate::ids::{self, MetadataAddr};
 use crate::intercept::{self, Drift, RuleSet};
 use crate::policy::Policy;
-use crate::proxy::{Listener, Proxy};
+use crate::proxy::{Guards, Listener, Proxy};
 use crate::sys::privilege;
+use crate::watch::report;
 
 /// Threads that may be waiting for NSS at once.
 const NSS_THREADS: usize = 8;
@@ -55,16 +58,20 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     let listeners = bind(config)?;
     let uid = rules.daemon_uid();
     let (account, gid) = own_account(uid);
+    let post = report::socket(config);
+    let post =
+        guards::listen(&post, account, gid).map_err(|error| StartError::Post(post, error))?;
     provide_directory(&config.audit.file, account, gid)?;
     let descriptors = privilege::raise_descriptor_limit().map_err(StartError::Descriptors)?;
     privilege::drop_to(account, gid).map_err(StartError::Privilege)?;
-    serve(config, policy, listeners, uid, descriptors)
+    serve(config, policy, listeners, post, uid, descriptors)
 }
 
 fn serve(
     config: &Config,
     policy: Policy,
     listeners: Vec<Listener>,
+    post: UnixListener,
     uid: ids::Uid,
     descriptors: usize,
 ) -> Result<(), StartError> {
@@ -87,9 +94,12 @@ fn serve(
             rules: policy.len(),
         },
     );
-    let proxy = Proxy::new(config, policy, log.clone(), callers).map_err(StartError::Random)?;
+    let guards = Guards::default();
+    let proxy = Proxy::new(config, policy, log.clone(), callers, guards.clone())
+        .map_err(StartError::Random)?;
     let served = runtime.block_on(async {
         let stop = on_signals(log.clone())?;
+        tokio::spawn(guards::heed(post, guards, log.clone()));
         notify::ready();
         tracing::info!("serving");
         Arc::new(proxy).run(listeners, descriptors, stop).await

@@ -7,6 +7,7 @@
 mod accept;
 mod answer;
 mod gate;
+mod guards;
 mod notice;
 mod pipeline;
 
@@ -22,6 +23,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 pub use accept::Listener;
+pub use guards::Guards;
 
 use crate::audit::{Decision, Ending, Log, Pending, Reason};
 use crate::caller::{Callers, Peer};
@@ -42,6 +44,7 @@ const DRAIN: Duration = Duration::from_secs(1);
 pub struct Proxy {
     log: Log,
     callers: Callers,
+    guards: Guards,
     policy: Policy,
     tokens: TokenKey,
     upstream: Upstream,
@@ -59,12 +62,14 @@ impl Proxy {
         policy: Policy,
         log: Log,
         callers: Callers,
+        guards: Guards,
     ) -> Result<Self, getrandom::Error> {
         let mut key = [0; 64];
         getrandom::fill(&mut key)?;
         Ok(Self {
             log,
             callers,
+            guards,
             policy,
             tokens: TokenKey::new(&key),
             upstream: Upstream::new(&config.upstream),

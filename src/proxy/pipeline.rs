@@ -41,9 +41,12 @@ impl Proxy {
             record.facts.subject = Some(Arc::clone(caller.subject()));
             record.facts.unit = caller.unit().cloned();
         }
+        if self.guards.are_gone() {
+            return Err(close(record, Withheld::GuardsGone));
+        }
         let (request, caller) = match (arrived, caller) {
             (Err(rejected), _) => return Ok(reject(record, rejected)),
-            (Ok(_), Err(unknown)) => return Err(close(record, unknown)),
+            (Ok(_), Err(unknown)) => return Err(close(record, unknown.into())),
             (Ok(request), Ok(caller)) => (request, caller),
         };
         match request.intent() {
@@ -60,8 +63,8 @@ impl Proxy {
                     .await
             }
             TokenMode::Bound => {
-                if let Err(unknown) = self.callers.confirm(caller) {
-                    return Err(close(record, unknown));
+                if let Err(withheld) = self.confirm(caller) {
+                    return Err(close(record, withheld));
                 }
                 let Some(nonce) = self.nonce() else {
                     return Ok(fail(
@@ -130,8 +133,8 @@ impl Proxy {
         permit: Permit,
         passing: Option<Passing<'_>>,
     ) -> Served {
-        if let Err(unknown) = self.callers.confirm(caller) {
-            return Err(close(record, unknown));
+        if let Err(withheld) = self.confirm(caller) {
+            return Err(close(record, withheld));
         }
         let access = match permit.ask() {
             Ask::Read { access, .. } => Some(access.clone()),
@@ -141,8 +144,8 @@ impl Proxy {
             Ok(answer) => answer,
             Err(error) => return Ok(upstream_failed(record, error)),
         };
-        if let Err(unknown) = self.callers.confirm(caller) {
-            return Err(close(record, unknown));
+        if let Err(withheld) = self.confirm(caller) {
+            return Err(close(record, withheld));
         }
         let (reason, detail) = match &passing {
             Some(passing) => {
@@ -169,6 +172,14 @@ impl Proxy {
                 Ok(fail(record, 503, Reason::AuditUnwritable, None, what))
             }
         }
+    }
+
+    /// What has to hold still before anything is sent.
+    fn confirm(&self, caller: &Caller) -> Result<(), Withheld> {
+        if self.guards.are_gone() {
+            return Err(Withheld::GuardsGone);
+        }
+        Ok(self.callers.confirm(caller)?)
     }
 
     fn take_notice(&self, record: &mut Pending, read: &Read, answer: &Answer) {
@@ -227,11 +238,27 @@ fn reject(mut record: Pending, rejected: Rejected) -> Reply {
     reply
 }
 
-fn close(record: Pending, unknown: CallerUnknown) -> Closed {
+/// Why nobody gets an answer.
+enum Withheld {
+    GuardsGone,
+    From(CallerUnknown),
+}
+
+impl From<CallerUnknown> for Withheld {
+    fn from(unknown: CallerUnknown) -> Self {
+        Self::From(unknown)
+    }
+}
+
+fn close(record: Pending, withheld: Withheld) -> Closed {
+    let (reason, detail) = match withheld {
+        Withheld::GuardsGone => (Reason::GuardsGone, None),
+        Withheld::From(unknown) => (Reason::CallerUnknown, Some(unknown.as_str())),
+    };
     record.finish(Ending {
         decision: Decision::Deny,
-        reason: Reason::CallerUnknown,
-        detail: Some(unknown.as_str()),
+        reason,
+        detail,
         status: None,
         bytes: 0,
     });
