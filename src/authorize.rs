@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::audit::{Decision, Reason};
 use crate::caller::Caller;
+use crate::caller::witness::Unwitnessed;
 use crate::config::Mode;
 use crate::ids::MetadataAddr;
 use crate::policy::{DenyCause, Verdict};
@@ -146,6 +147,61 @@ impl From<&DenyCause> for Reason {
             DenyCause::AccountUnknown => Self::AccountUnknown,
         }
     }
+}
+
+/// Why credentials that the caller may have are not given to those who hold
+/// the caller's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Withheld {
+    /// `holders` or `witness_gone`.
+    pub reason: Reason,
+    /// What exactly.
+    pub detail: &'static str,
+    /// Whether a rule that holds also in observe says so.
+    enforce: bool,
+}
+
+impl Withheld {
+    /// Whether the client does without, or only the record says so.
+    pub fn binds(&self, mode: Mode) -> bool {
+        mode == Mode::Enforce || self.enforce
+    }
+}
+
+/// Judges credentials by the verdicts on every uid of every holder: there
+/// must be one, and all must be allowed. A program that runs for one user
+/// with the rights of another, or was handed a connection, has more than one.
+pub fn judge_holders(seen: Result<Vec<Verdict>, Unwitnessed>) -> Option<Withheld> {
+    let withheld = |reason, detail| Withheld {
+        reason,
+        detail,
+        enforce: false,
+    };
+    let verdicts = match seen {
+        Ok(verdicts) => verdicts,
+        Err(unwitnessed) => {
+            return Some(match unwitnessed {
+                Unwitnessed::TooMany => withheld(Reason::Holders, "too_many"),
+                Unwitnessed::Gone => withheld(Reason::WitnessGone, "gone"),
+                Unwitnessed::Slow | Unwitnessed::Busy => withheld(Reason::WitnessGone, "slow"),
+                Unwitnessed::Incomplete => withheld(Reason::WitnessGone, "incomplete"),
+            });
+        }
+    };
+    if verdicts.is_empty() {
+        return Some(withheld(Reason::Holders, "none"));
+    }
+    let denials = verdicts.iter().filter_map(|verdict| match verdict {
+        Verdict::Allow { .. } => None,
+        Verdict::Deny { enforce, .. } => Some(*enforce),
+    });
+    denials
+        .reduce(|one, other| one || other)
+        .map(|enforce| Withheld {
+            enforce,
+            ..withheld(Reason::Holders, "uid")
+        })
 }
 
 /// The right to ask the service one thing once.
@@ -360,6 +416,42 @@ mod tests {
             Mode::Enforce,
         );
         assert_eq!(judged.rule, None);
+    }
+
+    #[test]
+    fn credentials_need_a_holder_and_every_holder_allowed() {
+        let judged = |seen| {
+            judge_holders(seen).map(|it: Withheld| {
+                let binds = it.binds(Mode::Observe);
+                (it.reason, it.detail, binds)
+            })
+        };
+        assert_eq!(judged(Ok(vec![allow(false), allow(true)])), None);
+        for (seen, expected) in [
+            (Ok(vec![]), (Reason::Holders, "none", false)),
+            (
+                Ok(vec![allow(false), deny(false)]),
+                (Reason::Holders, "uid", false),
+            ),
+            (
+                Ok(vec![deny(false), deny(true)]),
+                (Reason::Holders, "uid", true),
+            ),
+            (
+                Err(Unwitnessed::TooMany),
+                (Reason::Holders, "too_many", false),
+            ),
+            (Err(Unwitnessed::Gone), (Reason::WitnessGone, "gone", false)),
+            (Err(Unwitnessed::Slow), (Reason::WitnessGone, "slow", false)),
+            (
+                Err(Unwitnessed::Incomplete),
+                (Reason::WitnessGone, "incomplete", false),
+            ),
+        ] {
+            let withheld = judge_holders(seen.clone());
+            assert!(withheld.is_some_and(|it| it.binds(Mode::Enforce)));
+            assert_eq!(judged(seen), Some(expected));
+        }
     }
 
     #[test]

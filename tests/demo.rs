@@ -147,7 +147,7 @@ fn the_shell_is_inside_and_its_end_is_the_end() {
     let mut stdin = demo.stdin.take().unwrap();
     std::io::Write::write_all(
         &mut stdin,
-        b"id alice; nft list tables; ps -o comm= -C imdsfw\n",
+        b"id alice; nft list tables; imdsfw rules verify --config imdsfw.toml; as alice id -u\n",
     )
     .unwrap();
     drop(stdin);

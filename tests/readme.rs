@@ -8,6 +8,8 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use imdsfw::config::Config;
+use imdsfw::diagnose::{Diagnostics, Source};
 use serde_json::Value;
 
 const README: &str = include_str!("../README.md");
@@ -126,5 +128,28 @@ fn its_map_is_the_house() {
             let name = format!("src/{}", path.file_name().unwrap().to_str().unwrap());
             assert!(mapped.contains(name.as_str()), "{name} is not on the map");
         }
+    }
+}
+
+/// The config that is shipped names the defaults, and nothing else.
+#[test]
+fn the_shipped_config_is_the_default() {
+    let shipped = include_str!("../deploy/imdsfw.toml");
+    let keys = |line: &str| line.starts_with('#') && !line.starts_with("# ");
+    assert!(shipped.lines().filter(|line| keys(line)).count() > 15);
+    let whole: String = shipped
+        .lines()
+        .map(|line| {
+            line.strip_prefix('#')
+                .filter(|_| keys(line))
+                .unwrap_or(line)
+        })
+        .map(|line| format!("{line}\n"))
+        .collect();
+    for text in [shipped, &whole] {
+        let source = Source::new("imdsfw.toml", text);
+        let mut found = Diagnostics::new();
+        assert_eq!(Config::parse(&[source], &mut found), Config::default());
+        assert!(found.is_empty(), "{found}");
     }
 }

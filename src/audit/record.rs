@@ -6,14 +6,18 @@
 
 use serde::Serialize;
 
+use crate::caller::witness::Holder;
 use crate::config::Mode;
 use crate::policy::{Account, Subject};
 use crate::provider::Class;
+use crate::request::escaped;
 
 /// The version of this schema.
 pub const SCHEMA: u32 = 1;
 /// Groups a record lists; the rest is counted.
 const GROUPS_MAX: usize = 16;
+/// Bytes of a process's own texts; no longer ones come.
+const TEXT_MAX: usize = 256;
 
 /// Everything that can be written about. One closed list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -97,6 +101,11 @@ pub enum Reason {
     Default,
     /// A name in a rule could not be decided and could change the verdict.
     AccountUnknown,
+    /// A process that holds the connection is not permitted, or none was
+    /// found; `detail` says which.
+    Holders,
+    /// It cannot be found out who holds the connection.
+    WitnessGone,
     /// The record could not be written, and the answer may not leave without.
     AuditUnwritable,
     /// No connection to the service.
@@ -130,6 +139,8 @@ impl Reason {
             Self::Policy => "policy",
             Self::Default => "default",
             Self::AccountUnknown => "account_unknown",
+            Self::Holders => "holders",
+            Self::WitnessGone => "witness_gone",
             Self::AuditUnwritable => "audit_unwritable",
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamInvalid => "upstream_invalid",
@@ -181,19 +192,34 @@ pub struct CallerRecord<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     groups_omitted: Option<usize>,
     pid: Option<u32>,
-    exe: Option<&'a str>,
-    comm: Option<&'a str>,
+    exe: Option<String>,
+    comm: Option<String>,
     loginuid: Option<i64>,
     ses: Option<i64>,
-    unit: Option<&'a str>,
+    unit: Option<String>,
     address: Option<String>,
 }
 
 impl<'a> CallerRecord<'a> {
-    /// From what the socket and NSS said.
-    pub fn new(subject: Option<&'a Subject>, unit: Option<&'a str>, address: String) -> Self {
+    /// From what the socket, NSS and the witness said. The unit is that in
+    /// which the socket was made, where the kernel says it.
+    pub fn new(
+        subject: Option<&'a Subject>,
+        unit: Option<&str>,
+        holder: Option<&Holder>,
+        address: String,
+    ) -> Self {
+        let plain = |text: &str| escaped(text.as_bytes(), TEXT_MAX);
+        let of_holder = |text: fn(&Holder) -> &Option<String>| {
+            holder.and_then(|it| text(it).as_deref().map(plain))
+        };
         let mut record = Self {
-            unit,
+            pid: holder.map(|holder| holder.pid),
+            exe: of_holder(|holder| &holder.exe),
+            comm: of_holder(|holder| &holder.comm),
+            loginuid: holder.and_then(|holder| holder.loginuid),
+            ses: holder.and_then(|holder| holder.ses),
+            unit: unit.map(str::to_owned).or(of_holder(|holder| &holder.unit)),
             address: Some(address),
             ..Self::default()
         };

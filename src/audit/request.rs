@@ -10,6 +10,7 @@ use super::log::{Log, Written};
 use super::record::{
     CallerRecord, CredentialRecord, Decision, Event, Reason, RequestBody, RequestRecord,
 };
+use crate::caller::witness::Holder;
 use crate::config::Mode;
 use crate::ids::ClientAddr;
 use crate::policy::Subject;
@@ -42,6 +43,8 @@ pub struct Facts {
     pub subject: Option<Arc<Subject>>,
     /// The unit it was made in.
     pub unit: Option<Arc<str>>,
+    /// The process that speaks on it.
+    pub holder: Option<Holder>,
     /// The method, escaped.
     pub method: Option<String>,
     /// The canonical path.
@@ -147,6 +150,7 @@ impl Pending {
             caller: CallerRecord::new(
                 facts.subject.as_deref(),
                 facts.unit.as_deref(),
+                facts.holder.as_ref(),
                 self.address.to_string(),
             ),
             request: RequestRecord {
@@ -217,7 +221,7 @@ pub fn connection_refused(
         rule: None,
         policy: None,
         mode,
-        caller: CallerRecord::new(None, None, peer.to_string()),
+        caller: CallerRecord::new(None, None, None, peer.to_string()),
         request: RequestRecord::default(),
         status: None,
         bytes: 0,

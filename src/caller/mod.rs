@@ -9,6 +9,7 @@ pub mod accounts;
 mod names;
 pub(crate) mod sock_diag;
 mod units;
+pub mod witness;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,12 +20,14 @@ pub use sock_diag::{CallerUnknown, ClientSocket, SocketOwner};
 
 use crate::ids::{ClientAddr, Uid};
 use crate::policy::{Account, Subject};
+use witness::{Seen, Unwitnessed, Urgency, Witness};
 
 /// Answers who is asking.
 pub struct Callers {
     diag: Mutex<sock_diag::SockDiag>,
     names: names::Names,
     units: units::Units,
+    witness: Witness,
 }
 
 /// The other end of a connection: the one socket that it was accepted from,
@@ -46,11 +49,12 @@ pub struct Caller {
 
 impl Callers {
     /// `own_uid` is the daemon's, which is nobody's caller.
-    pub fn new(own_uid: Uid, lookup: fn(Uid) -> Account) -> Result<Self, Errno> {
+    pub fn new(own_uid: Uid, lookup: fn(Uid) -> Account, witness: Witness) -> Result<Self, Errno> {
         Ok(Self {
             diag: Mutex::new(sock_diag::SockDiag::new(own_uid)?),
             names: names::Names::new(lookup),
             units: units::Units::new(),
+            witness,
         })
     }
 
@@ -96,6 +100,16 @@ impl Callers {
     /// other end: asked before the service is, and before the answer leaves.
     pub fn confirm(&self, caller: &Caller) -> Result<(), CallerUnknown> {
         self.diag().still(caller.socket, &caller.owner)
+    }
+
+    /// The processes that hold the caller's socket, seen from now on.
+    pub async fn holders(&self, caller: &Caller, urgency: Urgency) -> Result<Seen, Unwitnessed> {
+        self.witness.holders(caller.owner.inode, urgency).await
+    }
+
+    /// A uid as rules see it.
+    pub async fn subject(&self, uid: Uid) -> Arc<Subject> {
+        self.names.subject(uid).await
     }
 
     fn diag(&self) -> std::sync::MutexGuard<'_, sock_diag::SockDiag> {

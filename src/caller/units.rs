@@ -92,7 +92,7 @@ fn walk(mount: &Path) -> HashMap<u64, Unit> {
     units
 }
 
-fn unit_name(directory: &std::ffi::OsStr) -> Unit {
+pub(super) fn unit_name(directory: &std::ffi::OsStr) -> Unit {
     let name = directory.to_str()?;
     let is_unit = [".service", ".scope"]
         .iter()

@@ -9,6 +9,7 @@ mod rules;
 mod run;
 mod sim;
 mod test;
+mod witness;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -36,6 +37,7 @@ enum Command {
     Explain(explain::Args),
     Test(test::Args),
     Sim(sim::Args),
+    Witness(witness::Args),
 }
 
 /// `--config`, for every command that reads one.
@@ -68,6 +70,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(args),
         Command::Test(args) => test::run(args),
         Command::Sim(args) => sim::run(args),
+        Command::Witness(args) => witness::run(args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("imdsfw: {error}");

@@ -8,7 +8,8 @@ use crate::daemon;
 /// Run the daemon in the foreground.
 ///
 /// Verifies the kernel rules, binds, drops to its own user and serves until
-/// SIGTERM. SIGHUP opens the audit log again.
+/// SIGTERM. SIGHUP opens the audit log again. A changed config or policy is in
+/// force when the daemon is started again.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example: imdsfw rules apply && imdsfw run")]
 pub(super) struct Args {

@@ -132,7 +132,9 @@ fn listen(address: SocketAddr) -> Result<TcpListener, String> {
     TcpListener::bind(address).map_err(|error| {
         let advice = match error.kind() {
             io::ErrorKind::AddrNotAvailable => format!(
-                "; no interface here has it, add it first: ip address add {} dev lo",
+                "; no interface here has it: `ip address add {} dev lo` gives it one. (To stand \
+                 behind `imdsfw run`, the service must be on the far side of a link, in a network \
+                 namespace of its own; `imdsfw demo --shell` is such a host.)",
                 address.ip()
             ),
             io::ErrorKind::PermissionDenied => "; ports below 1024 need root".into(),

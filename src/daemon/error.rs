@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 
+use crate::caller::witness::WitnessError;
 use crate::intercept::{Drift, InterceptError, RuleSetError};
 use crate::sys::privilege::PrivilegeError;
 
@@ -31,6 +32,8 @@ pub enum StartError {
     Post(PathBuf, io::Error),
     /// The limit of open descriptors.
     Descriptors(io::Error),
+    /// There is no witness.
+    Witness(WitnessError),
     /// Privileges cannot be dropped.
     Privilege(PrivilegeError),
     /// The kernel does not answer who owns a socket.
@@ -93,6 +96,7 @@ impl fmt::Display for StartError {
                 path.display()
             ),
             Self::Descriptors(error) => write!(f, "cannot raise the descriptor limit: {error}"),
+            Self::Witness(error) => error.fmt(f),
             Self::Privilege(error) => error.fmt(f),
             Self::SockDiag(errno) => write!(
                 f,

@@ -1,7 +1,8 @@
 //! The daemon's life: what must hold before it serves, in which order, and
 //! how it ends.
 //!
-//! As root it verifies the kernel rules and binds its ports; then it drops to
+//! As root it verifies the kernel rules, binds its ports and starts the
+//! witness; then it drops to
 //! its own user for good, and only then opens the log, starts threads and
 //! accepts. It must never serve without the whole rule set, nor read a byte
 //! from outside while it holds a privilege.
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 pub use error::StartError;
 
 use crate::audit::{Event, Log};
+use crate::caller::witness::Witness;
 use crate::caller::{Callers, accounts};
 use crate::config::{Config, LoadedPolicy, Mode, load_policy};
 use crate::diagnose::{Diagnostics, Style};
@@ -63,8 +65,9 @@ pub fn run(config: &Config) -> Result<(), StartError> {
         guards::listen(&post, account, gid).map_err(|error| StartError::Post(post, error))?;
     provide_directory(&config.audit.file, account, gid)?;
     let descriptors = privilege::raise_descriptor_limit().map_err(StartError::Descriptors)?;
+    let witness = Witness::start(&config.witness_user, uid).map_err(StartError::Witness)?;
     privilege::drop_to(account, gid).map_err(StartError::Privilege)?;
-    serve(config, policy, listeners, post, uid, descriptors)
+    serve(config, policy, listeners, post, uid, witness, descriptors)
 }
 
 fn serve(
@@ -73,9 +76,10 @@ fn serve(
     listeners: Vec<Listener>,
     post: UnixListener,
     uid: ids::Uid,
+    witness: Witness,
     descriptors: usize,
 ) -> Result<(), StartError> {
-    let callers = Callers::new(uid, accounts::lookup).map_err(StartError::SockDiag)?;
+    let callers = Callers::new(uid, accounts::lookup, witness).map_err(StartError::SockDiag)?;
     // One thread serves: the work of a request is smaller than handing it over.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -86,7 +90,8 @@ fn serve(
     let file = &config.audit.file;
     let (log, writer) =
         Log::open(file.clone(), run).map_err(|error| StartError::Audit(file.clone(), error))?;
-    log.event(Event::DaemonStarted, &Started::new(config, &listeners));
+    let started = Started::new(config, &listeners);
+    log.event(Event::DaemonStarted, &started);
     log.event(
         Event::PolicyLoaded,
         &Loaded {
@@ -94,6 +99,7 @@ fn serve(
             rules: policy.len(),
         },
     );
+    let greeting = Greeting::new(&started, &policy, uid);
     let guards = Guards::default();
     let proxy = Proxy::new(config, policy, log.clone(), callers, guards.clone())
         .map_err(StartError::Random)?;
@@ -101,7 +107,7 @@ fn serve(
         let stop = on_signals(log.clone())?;
         tokio::spawn(guards::heed(post, guards, log.clone()));
         notify::ready();
-        tracing::info!("serving");
+        greeting.say();
         Arc::new(proxy).run(listeners, descriptors, stop).await
     });
     log.ending();
@@ -198,6 +204,38 @@ impl Started {
                 .iter()
                 .map(|listener| listener.service.to_string())
                 .collect(),
+        }
+    }
+}
+
+/// What an admin wants to see at a glance when the daemon serves.
+struct Greeting {
+    serving: String,
+    policy: String,
+    warnings: Vec<&'static str>,
+}
+
+impl Greeting {
+    fn new(started: &Started, policy: &Policy, uid: ids::Uid) -> Self {
+        let mut warnings = Vec::new();
+        if started.mode == Mode::Observe {
+            warnings.push("the mode is observe: what the policy denies is recorded, not refused");
+        }
+        if policy.is_empty() {
+            warnings.push("the policy has no rules: everyone gets the default, root included");
+        }
+        Self {
+            serving: format!("serving {} as uid {uid}", started.listeners.join(" and ")),
+            policy: format!("policy {}: {} rules", policy.hash(), policy.len()),
+            warnings,
+        }
+    }
+
+    fn say(&self) {
+        tracing::info!("{}", self.serving);
+        tracing::info!("{}", self.policy);
+        for warning in &self.warnings {
+            tracing::warn!("{warning}");
         }
     }
 }

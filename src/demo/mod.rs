@@ -63,10 +63,14 @@ fn play(then: Then) -> Result<Verdict, DemoError> {
 
 fn shell(stage: &Stage) -> Result<(), DemoError> {
     let shell = std::env::var_os("SHELL").map_or_else(|| "/bin/sh".into(), PathBuf::from);
+    let path = std::env::var("PATH").unwrap_or_default();
     Command::new(shell)
         .env_remove(INSIDE)
         .env("PS1", "(imdsfw demo) \\u# ")
-        .env("IMDSFW_CONFIG", stage.config())
+        .env(
+            "PATH",
+            format!("{}:{path}:/usr/sbin:/sbin", stage.programs().display()),
+        )
         .current_dir(stage.directory())
         .arg0("sh")
         .status()

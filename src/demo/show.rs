@@ -79,15 +79,18 @@ impl Show {
 
     pub(super) fn shell_hint(&self, stage: &Stage) {
         println!(
-            "\n{}\nYou are root inside; `exit` ends it and leaves nothing behind. Try:\n\
-             \n  tail -n1 {log} | head -c 600\
-             \n  setpriv --reuid alice --regid alice --clear-groups curl -i \\\
-             \n    http://169.254.169.254/latest/meta-data/\
-             \n  nft list table inet imdsfw\
-             \n  ps aux\n\nThe config is {config}; the policy is in /run/policy.d.\n",
+            "\n{}\n\
+             You are root inside; `exit` ends it and leaves nothing behind. Try:\n\n  \
+             as alice curl -i http://169.254.169.254/latest/meta-data/\n  \
+             tail -n 1 {log}\n  \
+             imdsfw explain --config {config} --user alice /latest/user-data\n  \
+             imdsfw rules verify --config {config}\n  \
+             nft list table inet imdsfw\n\n\
+             The people are root, alice and bob; the policy is in {policy}.\n",
             self.bold("A shell on the demo's host"),
             log = stage.audit_log().display(),
             config = stage.config().display(),
+            policy = stage.directory().join("policy.d").display(),
         );
     }
 

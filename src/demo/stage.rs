@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -78,7 +78,9 @@ pub(super) struct Stage {
 
 impl Stage {
     pub(super) fn build() -> Result<Self, DemoError> {
+        let program = std::env::current_exe().map_err(file("imdsfw"))?;
         private_mounts()?;
+        provide_programs(&program)?;
         let service = lay_cable()?;
         write("imdsfw.toml", CONFIG)?;
         fs::create_dir(path("policy.d")).map_err(file("policy.d"))?;
@@ -100,6 +102,11 @@ impl Stage {
 
     pub(super) fn config(&self) -> PathBuf {
         path("imdsfw.toml")
+    }
+
+    /// Programs for the shell.
+    pub(super) fn programs(&self) -> PathBuf {
+        path("bin")
     }
 
     pub(super) fn audit_log(&self) -> PathBuf {
@@ -173,6 +180,20 @@ fn private_mounts() -> Result<(), DemoError> {
             .map_err(|errno| DemoError::Mount("accounts of its own", errno))?;
     }
     Ok(())
+}
+
+/// For the shell: this program, and one to ask as somebody else.
+fn provide_programs(program: &Path) -> Result<(), DemoError> {
+    const AS: &str = "\
+#!/bin/sh
+# as NAME COMMAND...: runs it as one of the demo's people.
+who=$1; shift
+exec setpriv --reuid \"$who\" --regid \"$(id -g \"$who\")\" --clear-groups \"$@\"
+";
+    fs::create_dir(path("bin")).map_err(file("bin"))?;
+    symlink(program, path("bin/imdsfw")).map_err(file("bin/imdsfw"))?;
+    write("bin/as", AS)?;
+    fs::set_permissions(path("bin/as"), fs::Permissions::from_mode(0o755)).map_err(file("bin/as"))
 }
 
 /// Makes both network namespaces and leaves this process in the host's.

@@ -17,6 +17,7 @@ use hyper::header::{
 use hyper::{Request, Response, StatusCode, Version};
 use serde::Serialize;
 
+use crate::audit::Reason;
 use crate::authorize::Access;
 use crate::caller::Caller;
 use crate::policy::Account;
@@ -85,6 +86,19 @@ pub(super) fn denied(caller: &Caller, path: &str, id: &str) -> Reply {
     };
     let message =
         format!("imdsfw: {who} may not read {path}; ask the administrator of this host, id {id}");
+    let status = StatusCode::FORBIDDEN;
+    json(status, HeaderMap::new(), "AccessDenied", message)
+}
+
+/// 403 where it is not the caller's uid that may not, but who else holds the
+/// connection, or where that is not known.
+pub(super) fn withheld(path: &str, reason: Reason, id: &str) -> Reply {
+    let why = match reason {
+        Reason::WitnessGone => "it cannot be found out who holds this connection",
+        _ => "not everyone who holds this connection may have it",
+    };
+    let message =
+        format!("imdsfw: {path} is withheld: {why}; ask the administrator of this host, id {id}");
     let status = StatusCode::FORBIDDEN;
     json(status, HeaderMap::new(), "AccessDenied", message)
 }

@@ -8,6 +8,7 @@ mod accept;
 mod answer;
 mod gate;
 mod guards;
+mod holders;
 mod notice;
 mod pipeline;
 
@@ -43,7 +44,7 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// Everything a request meets on its way.
 pub struct Proxy {
     log: Log,
-    callers: Callers,
+    callers: Arc<Callers>,
     guards: Guards,
     policy: Policy,
     tokens: TokenKey,
@@ -68,7 +69,7 @@ impl Proxy {
         getrandom::fill(&mut key)?;
         Ok(Self {
             log,
-            callers,
+            callers: Arc::new(callers),
             guards,
             policy,
             tokens: TokenKey::new(&key),

@@ -6,9 +6,11 @@ use hyper::StatusCode;
 
 use super::answer::{self, Reply};
 use super::gate::Arrived;
+use super::holders::{self, Witnessed};
 use super::{Proxy, boottime, notice};
 use crate::audit::{Decision, Ending, Pending, Reason};
-use crate::authorize::{Ask, Permit, TokenState, judge};
+use crate::authorize::{Ask, Permit, TokenState, Withheld, judge};
+use crate::caller::witness::Urgency;
 use crate::caller::{Caller, CallerUnknown, Peer};
 use crate::config::{Action, TokenMode};
 use crate::provider::Class;
@@ -42,10 +44,15 @@ impl Proxy {
             record.facts.unit = caller.unit().cloned();
         }
         if self.guards.are_gone() {
-            return Err(close(record, Withheld::GuardsGone));
+            return Err(close(record, NoAnswer::GuardsGone));
         }
         let (request, caller) = match (arrived, caller) {
-            (Err(rejected), _) => return Ok(reject(record, rejected)),
+            (Err(rejected), caller) => {
+                if let Ok(caller) = &caller {
+                    self.note_holder(&mut record, caller).await;
+                }
+                return Ok(reject(record, rejected));
+            }
             (Ok(_), Err(unknown)) => return Err(close(record, unknown.into())),
             (Ok(request), Ok(caller)) => (request, caller),
         };
@@ -63,8 +70,8 @@ impl Proxy {
                     .await
             }
             TokenMode::Bound => {
-                if let Err(withheld) = self.confirm(caller) {
-                    return Err(close(record, withheld));
+                if let Err(why) = self.confirm(caller) {
+                    return Err(close(record, why));
                 }
                 let Some(nonce) = self.nonce() else {
                     return Ok(fail(
@@ -75,6 +82,7 @@ impl Proxy {
                         "no random numbers",
                     ));
                 };
+                self.note_holder(&mut record, caller).await;
                 let token = self.tokens.mint(caller.uid(), ttl, boottime(), nonce);
                 let reply = answer::minted(token, ttl);
                 record.finish(allowed(Reason::Allowed, None, &reply));
@@ -103,6 +111,7 @@ impl Proxy {
                 self.forward(record, caller, permit, Some(passing)).await
             }
             Err(status) => {
+                self.note_holder(&mut record, caller).await;
                 let reply = match status {
                     401 => answer::unauthorized(),
                     _ => answer::denied(caller, read.path.as_str(), record.id()),
@@ -125,7 +134,8 @@ impl Proxy {
     }
 
     /// Asks the service, and lets the answer go to the caller it was meant
-    /// for, once it is recorded.
+    /// for, once it is recorded. Credentials also wait for the witness, which
+    /// is asked at the same time, and for the verdict on what it saw.
     async fn forward(
         &self,
         mut record: Pending,
@@ -133,27 +143,51 @@ impl Proxy {
         permit: Permit,
         passing: Option<Passing<'_>>,
     ) -> Served {
-        if let Err(withheld) = self.confirm(caller) {
-            return Err(close(record, withheld));
+        if let Err(why) = self.confirm(caller) {
+            return Err(close(record, why));
         }
         let access = match permit.ask() {
             Ask::Read { access, .. } => Some(access.clone()),
             Ask::Mint(_) => None,
         };
-        let answer = match self.upstream.fetch(permit).await {
+        let (answer, mut seen) = self.ask(caller, permit, record.facts.class).await;
+        if let Some(seen) = &seen {
+            holders::note(&mut record, caller, seen);
+        }
+        let answer = match answer {
             Ok(answer) => answer,
             Err(error) => return Ok(upstream_failed(record, error)),
         };
-        if let Err(withheld) = self.confirm(caller) {
-            return Err(close(record, withheld));
-        }
-        let (reason, detail) = match &passing {
-            Some(passing) => {
-                self.take_notice(&mut record, passing.read, &answer);
-                (passing.reason, passing.detail)
+        let (mut reason, mut detail) = (Reason::Allowed, None);
+        if let Some(passing) = passing {
+            (reason, detail) = (passing.reason, passing.detail);
+            let by_path = record.facts.class;
+            self.take_notice(&mut record, passing.read, &answer);
+            if record.facts.class == Some(Class::Credentials) {
+                if by_path != record.facts.class {
+                    // What filled a record is not enough for a verdict.
+                    seen = None;
+                }
+                let seen = match seen {
+                    Some(seen) => seen,
+                    None => self.callers.holders(caller, Urgency::Now).await,
+                };
+                holders::note(&mut record, caller, &seen);
+                let path = &passing.read.path;
+                match self.withheld(path, &seen).await {
+                    Some(withheld) if withheld.binds(self.mode) => {
+                        return Ok(withhold(record, path.as_str(), &withheld));
+                    }
+                    Some(withheld) if reason != Reason::Observed => {
+                        (reason, detail) = (Reason::Observed, Some(withheld.reason.as_str()));
+                    }
+                    _ => {}
+                }
             }
-            None => (Reason::Allowed, None),
-        };
+        }
+        if let Err(why) = self.confirm(caller) {
+            return Err(close(record, why));
+        }
         let sensitive = record.facts.class.is_some_and(Class::is_sensitive);
         let reply = answer::passed_on(answer, access.as_ref());
         let ending = allowed(reason, detail, &reply);
@@ -175,11 +209,30 @@ impl Proxy {
     }
 
     /// What has to hold still before anything is sent.
-    fn confirm(&self, caller: &Caller) -> Result<(), Withheld> {
+    fn confirm(&self, caller: &Caller) -> Result<(), NoAnswer> {
         if self.guards.are_gone() {
-            return Err(Withheld::GuardsGone);
+            return Err(NoAnswer::GuardsGone);
         }
         Ok(self.callers.confirm(caller)?)
+    }
+
+    /// Asks the service, and beside it the witness; its answer is `None`
+    /// where only the record wanted it and it was not there in time.
+    async fn ask(
+        &self,
+        caller: &Caller,
+        permit: Permit,
+        class: Option<Class>,
+    ) -> (Result<Answer, UpstreamError>, Option<Witnessed>) {
+        let service = self.upstream.fetch(permit);
+        if class == Some(Class::Credentials) {
+            let witness = self.callers.holders(caller, Urgency::Now);
+            let (answer, seen) = tokio::join!(service, witness);
+            (answer, Some(seen))
+        } else {
+            let witness = self.callers.holders(caller, Urgency::WhenIdle);
+            holders::beside(service, witness).await
+        }
     }
 
     fn take_notice(&self, record: &mut Pending, read: &Read, answer: &Answer) {
@@ -239,21 +292,21 @@ fn reject(mut record: Pending, rejected: Rejected) -> Reply {
 }
 
 /// Why nobody gets an answer.
-enum Withheld {
+enum NoAnswer {
     GuardsGone,
     From(CallerUnknown),
 }
 
-impl From<CallerUnknown> for Withheld {
+impl From<CallerUnknown> for NoAnswer {
     fn from(unknown: CallerUnknown) -> Self {
         Self::From(unknown)
     }
 }
 
-fn close(record: Pending, withheld: Withheld) -> Closed {
-    let (reason, detail) = match withheld {
-        Withheld::GuardsGone => (Reason::GuardsGone, None),
-        Withheld::From(unknown) => (Reason::CallerUnknown, Some(unknown.as_str())),
+fn close(record: Pending, why: NoAnswer) -> Closed {
+    let (reason, detail) = match why {
+        NoAnswer::GuardsGone => (Reason::GuardsGone, None),
+        NoAnswer::From(unknown) => (Reason::CallerUnknown, Some(unknown.as_str())),
     };
     record.finish(Ending {
         decision: Decision::Deny,
@@ -263,6 +316,17 @@ fn close(record: Pending, withheld: Withheld) -> Closed {
         bytes: 0,
     });
     Closed
+}
+
+fn withhold(record: Pending, path: &str, withheld: &Withheld) -> Reply {
+    let reply = answer::withheld(path, withheld.reason, record.id());
+    record.finish(ending(
+        Decision::Deny,
+        withheld.reason,
+        Some(withheld.detail),
+        &reply,
+    ));
+    reply
 }
 
 fn upstream_failed(record: Pending, error: UpstreamError) -> Reply {

@@ -251,7 +251,7 @@ fn ttl(head: &RawHead<'_>) -> Result<Ttl, Malformed> {
 
 /// Printable ASCII with `\xNN` for the rest and for `\` itself, cut at `max`
 /// bytes of input and marked with `…` where it was.
-fn escaped(bytes: &[u8], max: usize) -> String {
+pub fn escaped(bytes: &[u8], max: usize) -> String {
     let mut out: String = bytes
         .iter()
         .take(max)

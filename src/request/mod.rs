@@ -13,7 +13,7 @@ mod tests;
 
 pub use canonical::{
     CanonicalRequest, Intent, PresentedToken, Read, ReadMethod, Rejected, Rejection, TOKEN_PATH,
-    TTL_MAX, Ttl,
+    TTL_MAX, Ttl, escaped,
 };
 pub use head::{HEADER_COUNT_MAX, HEADERS_MAX, HttpVersion, REQUEST_LINE_MAX, RawHead, Scan, scan};
 pub use host::Service;

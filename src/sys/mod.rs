@@ -1,4 +1,5 @@
 //! The only code that may be `unsafe`: calls for which no safe wrapper is at
 //! hand. Each block says why it is sound.
 
+pub mod kcmp;
 pub mod privilege;

@@ -232,6 +232,22 @@ impl<'a> Host<'a> {
         Pid::from_raw(self.daemon.as_ref().unwrap().id().try_into().unwrap())
     }
 
+    /// The witness that the daemon started.
+    pub(crate) fn witness_pid(&self) -> Pid {
+        let daemon = self.daemon_pid();
+        let witnesses = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+            let name = entry.unwrap().file_name();
+            let pid: i32 = name.to_str()?.parse().ok()?;
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            let is_it = status.starts_with("Name:\timdsfw-witness\n")
+                && status.contains(&format!("\nPPid:\t{daemon}\n"));
+            is_it.then_some(Pid::from_raw(pid))
+        });
+        let witnesses: Vec<_> = witnesses.collect();
+        assert_eq!(witnesses.len(), 1, "{witnesses:?}");
+        witnesses[0]
+    }
+
     /// Runs `imdsfw run`, which must not come to serve; returns what it says.
     pub(crate) fn refused(&self) -> String {
         refused(self.command("run"))

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::unistd::geteuid;
+use nix::unistd::{geteuid, getpid, gettid};
 
 use super::nft;
 
@@ -71,7 +71,13 @@ pub(crate) fn in_network(test: impl FnOnce(&Net) + Send + 'static) {
         geteuid().is_root(),
         "this test makes network namespaces: run it as root, with `sudo -E cargo test`"
     );
-    let outcome = thread::spawn(|| test(&Net::new())).join();
+    let outcome = thread::spawn(|| {
+        // A child of another test would, until its exec, hold this one's
+        // connections too, and as whomever it is to run.
+        unshare(CloneFlags::CLONE_FILES).unwrap();
+        test(&Net::new());
+    })
+    .join();
     if let Err(panic) = outcome {
         resume_unwind(panic);
     }
@@ -212,5 +218,6 @@ fn new_namespace() -> File {
 
 /// A name for the namespace that a child process can open too.
 fn path(namespace: &File) -> String {
-    format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd())
+    let (pid, thread) = (getpid(), gettid());
+    format!("/proc/{pid}/task/{thread}/fd/{}", namespace.as_raw_fd())
 }

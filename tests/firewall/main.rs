@@ -28,3 +28,4 @@ mod start;
 mod tokens;
 mod upstream;
 mod volume;
+mod witness;

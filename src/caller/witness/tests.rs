@@ -1,0 +1,66 @@
+use super::*;
+
+fn holder(pid: u32, fs: u32) -> Holder {
+    Holder {
+        pid,
+        ids: Ids {
+            real: Uid(4001),
+            effective: Uid(fs),
+            saved: Uid(fs),
+            fs: Uid(fs),
+        },
+        exe: None,
+        comm: None,
+        loginuid: None,
+        ses: None,
+        unit: None,
+        started: 1,
+    }
+}
+
+#[test]
+fn a_question_is_of_one_size_and_nothing_else_is_one() {
+    for urgency in [Urgency::WhenIdle, Urgency::Now] {
+        let question = Question {
+            id: u64::MAX - 1,
+            inode: 0x0102_0304,
+            urgency,
+        };
+        let bytes = question.to_bytes();
+        assert_eq!(bytes.len(), QUESTION_LEN);
+        assert_eq!(Question::parse(&bytes), Some(question));
+        assert_eq!(Question::parse(&bytes[..15]), None);
+        assert_eq!(Question::parse(&[bytes.as_slice(), &[0]].concat()), None);
+    }
+    assert_eq!(Question::parse(&[9; QUESTION_LEN]), None);
+}
+
+#[test]
+fn the_longest_answer_fits() {
+    let mut longest = holder(u32::MAX, u32::MAX);
+    longest.exe = Some("\u{1}".repeat(256));
+    longest.comm = Some("\u{1}".repeat(15));
+    longest.unit = Some("\u{1}".repeat(255));
+    longest.loginuid = Some(i64::MIN);
+    longest.ses = Some(i64::MIN);
+    longest.started = u64::MAX;
+    let reply = Reply {
+        id: u64::MAX,
+        answer: Answer::Seen(Seen {
+            shielded: vec![longest.ids; HOLDERS_MAX],
+            holders: vec![longest; HOLDERS_MAX],
+        }),
+    };
+    assert!(serde_json::to_vec(&reply).unwrap().len() <= ANSWER_MAX);
+}
+
+#[test]
+fn the_speaker_is_the_only_holder_or_the_only_one_of_that_uid() {
+    let speaks = |holders: &[Holder]| speaker(holders, Uid(0)).map(|it| it.pid);
+    assert_eq!(speaks(&[]), None);
+    assert_eq!(speaks(&[holder(7, 4001)]), Some(7));
+    assert_eq!(speaks(&[holder(7, 4001), holder(8, 0)]), Some(8));
+    assert_eq!(speaks(&[holder(7, 0), holder(8, 0)]), None);
+    // A thread with descriptors of its own, and its process.
+    assert_eq!(speaks(&[holder(7, 0), holder(7, 0)]), Some(7));
+}

@@ -1,0 +1,531 @@
+//! Programs that speak on a connection which is not theirs alone: setuid
+//! programs, connections that root made and passed on. Their socket says uid 0
+//! and would be allowed by that, which each record here shows as its verdict;
+//! who holds the connection is what refuses them.
+
+use std::fs::{self, Permissions};
+use std::io::{IoSlice, Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::unistd::{Pid, gettid};
+use serde_json::Value;
+
+use crate::common::host::{BINARY, Host, Setup, wait_for};
+use crate::common::http::{V4, connect, get, read_answer, request, token};
+use crate::common::net::in_network;
+use crate::common::user::{ALICE, DAEMON, ROOT, User};
+
+const CREDENTIALS: &str = "/latest/meta-data/iam/security-credentials/web";
+const AMI: &str = "/latest/meta-data/ami-id";
+
+/// A copy of curl that runs as root whoever starts it.
+fn setuid_curl(host: &Host, name: &str) -> PathBuf {
+    let copy = host.path(name);
+    fs::copy("/usr/bin/curl", &copy).unwrap();
+    fs::set_permissions(&copy, Permissions::from_mode(0o4755)).unwrap();
+    assert_eq!(fs::metadata(&copy).unwrap().uid(), 0);
+    copy
+}
+
+/// `user` reads `path` with that curl; the status and body, and curl's pid.
+fn curl(program: &Path, user: User, path: &str) -> (String, u32) {
+    let child = Command::new(program)
+        .args(["-s", "-w", " %{http_code}", "-H"])
+        .arg(format!("X-aws-ec2-metadata-token: {}", token(ROOT, V4, 60)))
+        .arg(format!("http://169.254.169.254{path}"))
+        .uid(user.uid)
+        .gid(user.gid)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = child.id();
+    (said(child.wait_with_output().unwrap()), pid)
+}
+
+fn said(output: Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn credentials_request() -> String {
+    request("GET", V4, CREDENTIALS, Some(&token(ROOT, V4, 60)), "close")
+}
+
+/// That the socket's uid alone would have allowed it, and its holders did not.
+#[track_caller]
+fn assert_withheld(record: &Value, detail: &str) {
+    assert_eq!(record["caller"]["uid"], 0, "{record}");
+    assert_eq!(record["verdict"], "allow", "{record}");
+    assert_eq!(record["decision"], "deny", "{record}");
+    assert_eq!(record["reason"], "holders", "{record}");
+    assert_eq!(record["detail"], detail, "{record}");
+    assert_eq!(record["status"], 403, "{record}");
+    assert_eq!(record.get("credential"), None, "{record}");
+}
+
+#[test]
+fn a_setuid_program_reads_no_credentials_for_another_user() {
+    in_network(|net| {
+        let host = Host::start(net, &Setup::default());
+        let program = setuid_curl(&host, "cu\x1brl");
+
+        let (said, pid) = curl(&program, ALICE, CREDENTIALS);
+        assert!(
+            said.ends_with(" 403") && said.contains("is withheld"),
+            "{said}"
+        );
+        assert!(!said.contains("SecretAccessKey"), "{said}");
+        let record = host.records(2).pop().unwrap();
+        assert_withheld(&record, "uid");
+        let caller = &record["caller"];
+        assert_eq!(caller["pid"], pid);
+        assert_eq!(caller["comm"], "cu\\x1brl");
+        let exe = caller["exe"].as_str().unwrap();
+        assert!(exe.ends_with("/cu\\x1brl"), "{exe}");
+        assert!(
+            caller["loginuid"].is_i64() && caller["ses"].is_i64(),
+            "{caller}"
+        );
+
+        // By root itself it reads them, and for alice what is not a secret.
+        let (said, _) = curl(&program, ROOT, CREDENTIALS);
+        assert!(
+            said.ends_with(" 200") && said.contains("SecretAccessKey"),
+            "{said}"
+        );
+        let (said, _) = curl(&program, ALICE, AMI);
+        assert!(said.ends_with(" 200"), "{said}");
+    });
+}
+
+#[test]
+fn credentials_under_another_name_are_withheld_as_well() {
+    in_network(|net| {
+        let setup = Setup {
+            service: false,
+            ..Setup::default()
+        };
+        let mut host = Host::prepare(net, &setup);
+        let user_data = host.path("user-data");
+        fs::write(&user_data, "{\"SecretAccessKey\": \"hidden-here\"}").unwrap();
+        host.start_service(&["--user-data", user_data.to_str().unwrap()]);
+        host.run("rules apply");
+        host.start_daemon();
+        let program = setuid_curl(&host, "curl");
+        let (said, _) = curl(&program, ALICE, "/latest/user-data");
+        assert!(
+            said.ends_with(" 403") && !said.contains("hidden-here"),
+            "{said}"
+        );
+        assert_withheld(&host.records(2).pop().unwrap(), "uid");
+        assert!(
+            curl(&program, ROOT, "/latest/user-data")
+                .0
+                .ends_with(" 200")
+        );
+    });
+}
+
+/// Starts `program` as `user` with `input` as its standard input.
+fn start(user: User, program: &str, arguments: &[&str], input: OwnedFd) -> Child {
+    Command::new(program)
+        .args(arguments)
+        .uid(user.uid)
+        .gid(user.gid)
+        .stdin(Stdio::from(input))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn a_connection_that_root_made_and_left_to_a_user_brings_no_credentials() {
+    in_network(|net| {
+        let host = Host::start(net, &Setup::default());
+        let mut records = 0;
+        for (user, status) in [(ALICE, "403"), (ROOT, "200")] {
+            let request = credentials_request();
+            let stream = connect(ROOT, V4);
+            // Kept over setuid(2) and execve(2), as a server's child may.
+            let words = ["-c", "printf %s \"$0\" >&0; exec cat", request.as_str()];
+            let child = start(user, "sh", &words, stream.into());
+            let pid = child.id();
+            let said = said(child.wait_with_output().unwrap());
+            assert!(said.starts_with(&format!("HTTP/1.1 {status}")), "{said}");
+            records += 2;
+            let record = host.records(records).pop().unwrap();
+            assert_eq!(record["caller"]["pid"], pid);
+            if user == ALICE {
+                assert_withheld(&record, "uid");
+            }
+        }
+    });
+}
+
+fn pass_on(stream: TcpStream, to: &UnixStream) {
+    let fds = [stream.as_raw_fd()];
+    let message = [IoSlice::new(b"x")];
+    let rights = [ControlMessage::ScmRights(&fds)];
+    sendmsg::<()>(to.as_raw_fd(), &message, &rights, MsgFlags::empty(), None).unwrap();
+}
+
+/// Takes a connection from standard input, asks on it and prints the answer.
+const RECEIVER: &str = "\
+import socket, sys
+given = socket.recv_fds(socket.socket(fileno=0), 1, 1)[1][0]
+connection = socket.socket(fileno=given)
+connection.sendall(sys.argv[1].encode())
+print(connection.makefile().read())
+";
+
+#[test]
+fn a_connection_that_root_passed_to_a_user_brings_no_credentials() {
+    in_network(|net| {
+        let host = Host::start(net, &Setup::default());
+        let mut records = 0;
+        for (user, status) in [(ALICE, "403"), (ROOT, "200")] {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            pass_on(connect(ROOT, V4), &ours);
+            let request = credentials_request();
+            let words = ["-Ic", RECEIVER, request.as_str()];
+            let child = start(user, "/usr/bin/python3", &words, theirs.into());
+            let said = said(child.wait_with_output().unwrap());
+            assert!(said.starts_with(&format!("HTTP/1.1 {status}")), "{said}");
+            records += 2;
+            let record = host.records(records).pop().unwrap();
+            if user == ALICE {
+                assert_withheld(&record, "uid");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_connection_that_no_process_holds_brings_no_credentials() {
+    in_network(|net| {
+        let host = Host::start(net, &Setup::default());
+        let witness = host.witness_pid();
+        let mut stream = connect(ROOT, V4);
+        let request = credentials_request();
+        // So that it looks only once the connection is in flight.
+        kill(witness, Signal::SIGSTOP).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        wait_for("the request at the service", || {
+            let seen = host.seen_by_service("request");
+            seen.iter()
+                .any(|it| it["path"] == CREDENTIALS)
+                .then_some(())
+        });
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        pass_on(stream, &ours);
+        kill(witness, Signal::SIGCONT).unwrap();
+        let record = host.records(2).pop().unwrap();
+        assert_withheld(&record, "none");
+        assert_eq!(record["caller"]["pid"], Value::Null);
+        drop(theirs);
+    });
+}
+
+#[test]
+fn a_thread_with_descriptors_of_its_own_is_found() {
+    in_network(|net| {
+        let host = Host::start(net, &Setup::default());
+        let token = token(ROOT, V4, 60);
+        // As every test's, this thread's table is its own: the connection is
+        // not in the process's.
+        unshare(CloneFlags::CLONE_FILES).unwrap();
+        let mut stream = connect(ROOT, V4);
+        let own = format!("self/task/{}/fd/{}", gettid(), stream.as_raw_fd());
+        let link = fs::read_link(format!("/proc/{own}")).unwrap();
+        let of_process = fs::read_dir("/proc/self/fd").unwrap();
+        let mut links = of_process.filter_map(|it| fs::read_link(it.unwrap().path()).ok());
+        assert!(links.all(|it| it != link));
+        let get = request("GET", V4, CREDENTIALS, Some(&token), "close");
+        stream.write_all(get.as_bytes()).unwrap();
+        assert_eq!(read_answer(&mut stream).unwrap().status, 200);
+        let record = host.records(2).pop().unwrap();
+        assert_eq!(record["caller"]["pid"], std::process::id());
+    });
+}
+
+#[test]
+fn several_holders_are_all_judged_and_none_is_guessed_to_speak() {
+    in_network(|net| {
+        let host = Host::start(net, &Setup::default());
+        let mut records = 0;
+        for (other, status) in [(ROOT, 200), (ALICE, 403)] {
+            let mut stream = connect(ROOT, V4);
+            let copy = OwnedFd::from(stream.try_clone().unwrap());
+            let mut holder = start(other, "sh", &["-c", "echo; exec sleep 60"], copy);
+            let mut begun = [0];
+            holder
+                .stdout
+                .as_mut()
+                .unwrap()
+                .read_exact(&mut begun)
+                .unwrap();
+            stream.write_all(credentials_request().as_bytes()).unwrap();
+            let answer = read_answer(&mut stream).unwrap();
+            holder.kill().unwrap();
+            holder.wait().unwrap();
+            assert_eq!(answer.status, status, "{answer:?}");
+            records += 2;
+            let record = host.records(records).pop().unwrap();
+            // Of root's and alice's, only root's could have made it.
+            let speaker = match other {
+                ROOT => Value::Null,
+                _ => std::process::id().into(),
+            };
+            assert_eq!(record["caller"]["pid"], speaker);
+        }
+    });
+}
+
+/// Alice's setuid curl reads credentials in mode observe, where a rule denies
+/// them to her and not to root; the record of it.
+fn observed(deny: &'static str, status: &'static str, check: fn(&Value)) {
+    in_network(move |net| {
+        let policy = format!(
+            "schema = 1\n\
+             [[rule]]\nname = \"root\"\naction = \"allow\"\nwho = [\"user:root\"]\n\
+             paths = [\"/**\"]\n\
+             [[rule]]\nname = \"others\"\naction = \"deny\"\nwho = [\"any\"]\n\
+             paths = [\"@role\"]\n{deny}\n"
+        );
+        let setup = Setup {
+            policy,
+            config: "policy.mode = \"observe\"".into(),
+            ..Setup::default()
+        };
+        let host = Host::start(net, &setup);
+        let program = setuid_curl(&host, "curl");
+        let (said, _) = curl(&program, ALICE, CREDENTIALS);
+        assert!(said.ends_with(status), "{said}");
+        check(&host.records(2).pop().unwrap());
+    });
+}
+
+#[test]
+fn in_observe_holders_are_recorded() {
+    observed("", " 200", |record| {
+        assert_eq!(record["verdict"], "allow");
+        assert_eq!(record["decision"], "allow");
+        assert_eq!(record["reason"], "observed");
+        assert_eq!(record["detail"], "holders");
+    });
+}
+
+#[test]
+fn in_observe_a_rule_that_is_enforced_refuses_holders() {
+    observed("enforce = true", " 403", |record| {
+        assert_withheld(record, "uid")
+    });
+}
+
+#[test]
+fn without_the_witness_credentials_are_withheld_and_the_rest_goes_on() {
+    in_network(|net| {
+        let host = Host::start(net, &Setup::default());
+        let token = token(ROOT, V4, 60);
+        assert_eq!(get(ROOT, V4, CREDENTIALS, Some(&token)).status, 200);
+        kill(host.witness_pid(), Signal::SIGKILL).unwrap();
+        let answer = get(ROOT, V4, CREDENTIALS, Some(&token));
+        assert_eq!(answer.status, 403);
+        assert!(answer.body.contains("is withheld"), "{}", answer.body);
+        assert_eq!(get(ROOT, V4, AMI, Some(&token)).status, 200);
+        let records = host.records(4);
+        let (refused, routine) = (&records[2], &records[3]);
+        assert_eq!(refused["reason"], "witness_gone");
+        assert_eq!(refused["verdict"], "allow");
+        assert_eq!(refused["decision"], "deny");
+        assert_eq!(routine["reason"], "allowed");
+        for field in ["pid", "exe", "comm", "loginuid", "ses"] {
+            assert_eq!(routine["caller"][field], Value::Null, "{field}");
+        }
+    });
+}
+
+#[test]
+fn a_witness_that_hangs_is_not_waited_for_longer_than_clients_wait() {
+    in_network(|net| {
+        let host = Host::start(net, &Setup::default());
+        let token = token(ROOT, V4, 60);
+        let witness = host.witness_pid();
+        kill(witness, Signal::SIGSTOP).unwrap();
+        let start = std::time::Instant::now();
+        assert_eq!(get(ROOT, V4, AMI, Some(&token)).status, 200);
+        let routine = start.elapsed();
+        assert_eq!(get(ROOT, V4, CREDENTIALS, Some(&token)).status, 403);
+        assert!(routine.as_millis() < 500, "{routine:?}");
+        let record = host.records(3).pop().unwrap();
+        assert_eq!(record["reason"], "witness_gone");
+        assert_eq!(record["detail"], "slow");
+        // Back at work, it is as good as before.
+        kill(witness, Signal::SIGCONT).unwrap();
+        assert_eq!(get(ROOT, V4, CREDENTIALS, Some(&token)).status, 200);
+    });
+}
+
+#[test]
+fn the_witness_has_two_capabilities_and_no_way_to_more() {
+    in_network(|net| {
+        let mut host = Host::start(net, &Setup::default());
+        let token = token(ROOT, V4, 60);
+        assert_eq!(get(ROOT, V4, CREDENTIALS, Some(&token)).status, 200);
+        let witness = host.witness_pid();
+        let status = fs::read_to_string(format!("/proc/{witness}/status")).unwrap();
+        let field = |name: &str| -> Vec<&str> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap().split_whitespace().collect()
+        };
+        // CAP_DAC_READ_SEARCH is bit 2, CAP_SYS_PTRACE bit 19.
+        let two = "0000000000080004";
+        for (set, expected) in [
+            ("CapInh:", "0000000000000000"),
+            ("CapPrm:", two),
+            ("CapEff:", two),
+            ("CapBnd:", two),
+            ("CapAmb:", "0000000000000000"),
+            ("NoNewPrivs:", "1"),
+            ("Seccomp:", "2"),
+            ("Threads:", "1"),
+        ] {
+            assert_eq!(field(set), [expected], "{set}");
+        }
+        assert!(field("Groups:").is_empty());
+        let uids = field("Uid:");
+        let own: u32 = uids[0].parse().unwrap();
+        assert_eq!(uids, vec![uids[0]; 4]);
+        assert!(own != 0 && own != DAEMON.uid, "{own}");
+
+        // Its parent's user, and its own, may neither trace it nor read it.
+        for uid in [DAEMON.uid, own] {
+            for file in ["mem", "environ", "fd/0"] {
+                let opened = Command::new("sh")
+                    .args(["-c", &format!("exec 3</proc/{witness}/{file}")])
+                    .uid(uid)
+                    .gid(DAEMON.gid)
+                    .stderr(Stdio::null())
+                    .status()
+                    .unwrap();
+                assert!(!opened.success(), "{uid} opens {file}");
+            }
+        }
+
+        host.kill_daemon();
+        wait_for("the end of the witness", || is_over(witness).then_some(()));
+    });
+}
+
+fn is_over(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.is_empty() || stat.contains(") Z ")
+}
+
+/// Asks the witness at a socket; prints the answer, or nothing where it hung up.
+const QUESTION: &str = "\
+import socket, struct, sys
+connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+connection.connect(sys.argv[1])
+try:
+    connection.send(struct.pack(sys.argv[3], 7, int(sys.argv[2]), 1))
+    print(connection.recv(65536).decode(), end='')
+except (BrokenPipeError, ConnectionResetError):
+    pass
+";
+
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_witness_in_a_unit_of_its_own_answers_the_daemon_and_nobody_else() {
+    in_network(|net| {
+        let host = Host::start(net, &Setup::default());
+        let socket = host.path("witness.sock");
+        let name = socket.to_str().unwrap();
+        let _witness = Running(
+            host.command(&format!("witness --listen {name}"))
+                .spawn()
+                .unwrap(),
+        );
+        wait_for("the witness", || {
+            let unix = fs::read_to_string("/proc/thread-self/net/unix").unwrap();
+            // The flag of a listening socket (linux/net.h, SO_ACCEPTCON).
+            unix.lines()
+                .any(|it| it.ends_with(name) && it.contains(" 00010000 "))
+                .then_some(())
+        });
+        let held = connect(ALICE, V4);
+        let link = fs::read_link(format!("/proc/thread-self/fd/{}", held.as_raw_fd())).unwrap();
+        let inode = link.to_str().unwrap();
+        let inode = inode.trim_matches(|it: char| !it.is_ascii_digit());
+        let ask = |user: User, form: &str| {
+            let output = Command::new("/usr/bin/python3")
+                .args(["-Ic", QUESTION, name, inode, form])
+                .uid(user.uid)
+                .gid(user.gid)
+                .output()
+                .unwrap();
+            said(output)
+        };
+        let answer: Value = serde_json::from_str(&ask(DAEMON, "<QII")).unwrap();
+        assert_eq!(answer["id"], 7);
+        let holders = answer["answer"]["seen"]["holders"].as_array().unwrap();
+        assert_eq!(holders.len(), 1, "{answer}");
+        assert_eq!(holders[0]["pid"], std::process::id());
+        let stat = fs::read_to_string("/proc/thread-self/stat").unwrap();
+        let started = stat.rsplit_once(") ").unwrap().1.split(' ').nth(19);
+        assert_eq!(holders[0]["started"].to_string(), started.unwrap());
+
+        assert_eq!(ask(DAEMON, "<QIQ"), "", "a question of another size");
+        for user in [ALICE, ROOT] {
+            assert_eq!(ask(user, "<QII"), "");
+        }
+        // And it is there for the daemon as before.
+        assert_ne!(ask(DAEMON, "<QII"), "");
+    });
+}
+
+#[test]
+fn a_witness_is_no_account_that_could_tamper_with_it() {
+    in_network(|net| {
+        let setup = Setup {
+            config: "witness_user = \"imdsfw\"".into(),
+            ..Setup::default()
+        };
+        let host = Host::prepare(net, &setup);
+        host.run("rules apply");
+        let said = host.refused();
+        assert!(said.contains("witness_user = \"imdsfw\""), "{said}");
+        host.write_config("witness_user = \"root\"");
+        let said = host.refused();
+        assert!(said.contains("not root"), "{said}");
+    });
+}
+
+#[test]
+fn by_hand_it_says_how_it_is_meant_to_be_run() {
+    let output = Command::new(BINARY)
+        .arg("witness")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("--listen"), "{said}");
+}
