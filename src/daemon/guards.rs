@@ -5,11 +5,12 @@
 //! come is the one listened to.
 
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, chown};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::net::UnixStream;
@@ -39,8 +40,12 @@ pub(super) fn listen(path: &Path, uid: Uid, gid: Gid) -> io::Result<UnixListener
     if std::fs::symlink_metadata(path).is_ok_and(|it| it.file_type().is_socket()) {
         std::fs::remove_file(path)?;
     }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
+    // Not changed afterwards: in a directory of the daemon's user, the path
+    // may lead elsewhere by then.
+    let before = umask(Mode::from_bits_truncate(0o111));
+    let listener = UnixListener::bind(path);
+    umask(before);
+    let listener = listener?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }

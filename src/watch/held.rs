@@ -5,8 +5,12 @@
 //! The table has an owner (NFT_TABLE_F_OWNER, Linux 5.12): `flush ruleset`
 //! passes it by, and nobody else can change or delete it. The owner is a
 //! netlink socket, of an `nft -i` that is a child of the watcher and ends with
-//! it; then the kernel deletes the table. It must never outlive the watcher,
-//! nor stand in the way of the rules: it drops what they would have refused.
+//! it; then the kernel deletes the table. A cgroup program would do the same
+//! for sockets alone, and need cgroup v2, CAP_BPF and a way to tell network
+//! namespaces apart; this is of one namespace by nature.
+//!
+//! It must never outlive the watcher, nor stand in the way of the rules: it
+//! drops what they would have refused.
 
 use std::fmt::Write as _;
 use std::io::{self, Read as _, Write as _};

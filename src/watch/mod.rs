@@ -21,7 +21,7 @@ use nix::errno::Errno;
 
 use crate::config::{Backend, Config};
 use crate::daemon::notify;
-use crate::intercept::{self, Drift, InterceptError, RuleSet, RuleSetError};
+use crate::intercept::{self, Drift, InterceptError, RuleSet};
 use changes::{Changes, Seen};
 use held::Held;
 use link::Link;
@@ -30,8 +30,6 @@ use report::{Changer, Found, HEARTBEAT, Report, Restored};
 /// Why nothing is watched.
 #[derive(Debug)]
 pub enum WatchError {
-    /// The config makes no rule set.
-    RuleSet(RuleSetError),
     /// The kernel's notifications cannot be had.
     Changes(Errno),
     /// The rules cannot be loaded.
@@ -245,7 +243,6 @@ fn open(rules: &RuleSet) -> Result<Vec<Drift>, InterceptError> {
 impl fmt::Display for WatchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::RuleSet(error) => error.fmt(f),
             Self::Changes(errno) => write!(
                 f,
                 "the kernel does not tell of changed rules: {}; run this as root, or with the \

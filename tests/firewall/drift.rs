@@ -124,6 +124,10 @@ fn a_single_rule_that_is_deleted_is_restored_and_the_record_says_which_and_by_wh
     in_network(|net| {
         let host = Host::start(net, &Setup::default());
         let _watcher = Watcher::start(&host.config());
+        // None of this is a drift.
+        nft::load("table inet foreign { chain output { tcp dport 1 drop; }; }\n");
+        nft::load("delete table inet foreign\n");
+        host.run("rules verify");
         let rule = nft::rules().pop().unwrap();
         let shell = Command::new("sh")
             .args(["-c", "echo $$; exec nft -f -"])
@@ -154,6 +158,7 @@ fn a_single_rule_that_is_deleted_is_restored_and_the_record_says_which_and_by_wh
         let restored = &await_events(&host, "rules.restored", 1)[0]["detail"];
         assert_eq!(restored["by"], detail["by"]);
         assert_eq!(restored["denied_meanwhile"], true);
+        assert_eq!(host.events("rules.drift").len(), 1);
         assert!(restored["open_us"].as_u64().unwrap() > 0);
         assert!(nft::rules().iter().any(|it| it.text == rule.text));
         assert!(serves());

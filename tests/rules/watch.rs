@@ -115,22 +115,3 @@ fn its_own_table_can_be_turned_off() {
         assert_eq!(nft::output(&["list", "tables"]), "table inet imdsfw\n");
     });
 }
-
-#[test]
-fn it_leaves_the_rules_of_others_alone() {
-    in_network(|_| {
-        let (_directory, config) = config(NFT, "");
-        let _watcher = Watcher::start(&config);
-        let handles = || nft::output(&["-a", "list", "table", "inet", "imdsfw"]);
-        let before = handles();
-        let foreign = "table inet foreign { chain output { tcp dport 1 drop; }; }\n";
-        nft::load(foreign);
-        nft::load("delete table inet foreign\n");
-        nft::load(foreign);
-        // One that does differ, and so comes behind the others.
-        nft::load("add chain inet imdsfw another\n");
-        await_restored(NFT);
-        assert!(nft::output(&["list", "tables"]).contains("table inet foreign"));
-        assert_ne!(handles(), before);
-    });
-}
