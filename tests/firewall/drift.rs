@@ -19,6 +19,8 @@ use crate::common::watcher::Watcher;
 
 const CREDENTIALS: &str = "/latest/meta-data/iam/security-credentials/web";
 const FLUSHES: usize = 20;
+/// How long an attacker tries each time: a flush is mended soon.
+const IMPATIENCE: Duration = Duration::from_millis(15);
 /// What the daemon gives its watcher is three seconds.
 const GONE_WITHIN: Duration = Duration::from_secs(4);
 
@@ -37,9 +39,11 @@ fn serves() -> bool {
 fn ask(user: User, to: &str, until: &AtomicBool, asked: &AtomicUsize) {
     let address = to.parse().unwrap();
     while !until.load(Ordering::Relaxed) {
-        let Ok(mut stream) = user.connect(address) else {
+        // A connection that a flush has cut is given up for a new one.
+        let Ok(mut stream) = user.client(address).patient(IMPATIENCE).connect(address) else {
             continue;
         };
+        stream.set_read_timeout(Some(IMPATIENCE)).unwrap();
         let head = request("GET", to, CREDENTIALS, None, "close");
         if stream.write_all(head.as_bytes()).is_ok() && read_answer(&mut stream).is_ok() {
             asked.fetch_add(1, Ordering::Relaxed);
@@ -59,7 +63,8 @@ fn flush_under_load(net: &Net, config: &str) -> usize {
     let (stop, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
     let mut seen_from_outside = Vec::new();
     thread::scope(|scope| {
-        for (user, to) in [(ALICE, V4), (BOB, V6), (CWAGENT, V4), (STRANGER, V4)] {
+        let users = [(ALICE, V4), (BOB, V6), (CWAGENT, V4), (STRANGER, V6)];
+        for (user, to) in users {
             let (stop, asked) = (&stop, &asked);
             scope.spawn(move || ask(user, to, stop, asked));
         }
@@ -71,7 +76,12 @@ fn flush_under_load(net: &Net, config: &str) -> usize {
             });
             let start = Instant::now();
             nft::load("flush ruleset\n");
-            await_events(&host, "rules.restored", flush);
+            // By its text: under load the log is long.
+            wait_for("the rules", || {
+                let log = std::fs::read_to_string(host.path("log/audit.jsonl")).unwrap();
+                let restored = log.matches("\"event\":\"rules.restored\"").count();
+                (restored >= flush).then_some(())
+            });
             seen_from_outside.push(start.elapsed());
         }
         stop.store(true, Ordering::Relaxed);
@@ -116,6 +126,64 @@ fn nothing_reaches_the_service_while_flushed_rules_are_restored() {
     in_network(|net| {
         let unjudged = flush_under_load(net, "rules.egress_deny = false");
         assert!(unjudged > 0, "what the table of its own is for");
+    });
+}
+
+#[test]
+fn flushed_iptables_rules_are_restored_too_and_nothing_reaches_the_service() {
+    const FLUSH: &str = "for tool in iptables ip6tables; do \
+        for table in nat mangle filter; do $tool -w -t $table -F; done; done";
+    in_network(|net| {
+        let setup = Setup {
+            config: "rules.backend = \"iptables\"".into(),
+            ..Setup::default()
+        };
+        let host = Host::start(net, &setup);
+        let _watcher = Watcher::start(&host.config());
+        let (stop, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            for (user, to) in [(ALICE, V4), (BOB, V6)] {
+                let (stop, asked) = (&stop, &asked);
+                scope.spawn(move || ask(user, to, stop, asked));
+            }
+            for _ in 0..5 {
+                let before = asked.load(Ordering::Relaxed);
+                wait_for("requests to be answered", || {
+                    (asked.load(Ordering::Relaxed) > before + 10).then_some(())
+                });
+                let drifts = host.events("rules.restored").len();
+                let start = Instant::now();
+                assert!(
+                    Command::new("sh")
+                        .args(["-c", FLUSH])
+                        .status()
+                        .unwrap()
+                        .success()
+                );
+                // One command may have been mended before the next.
+                await_events(&host, "rules.restored", drifts + 1);
+                wait_for("the rules", || {
+                    let verified = host.command("rules verify").output().unwrap();
+                    verified.status.success().then_some(())
+                });
+                println!("whole {:?} after the first command", start.elapsed());
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        let by = |event: &Value| event["detail"]["by"][0]["name"].as_str().map(str::to_owned);
+        let drifts = host.events("rules.drift");
+        let names: Vec<_> = drifts.iter().filter_map(by).collect();
+        assert!(
+            names.iter().any(|name| name.contains("tables")),
+            "{names:?}"
+        );
+        let seen = host.seen_by_service("request");
+        let unjudged = seen.iter().filter(|it| it["path"] == CREDENTIALS).count();
+        println!(
+            "{} requests, {unjudged} unjudged at the service",
+            asked.load(Ordering::Relaxed)
+        );
+        assert_eq!(unjudged, 0);
     });
 }
 
