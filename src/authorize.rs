@@ -27,8 +27,11 @@ pub enum TokenState {
     Missing,
     /// Good, but somebody else's.
     OtherUid(u32),
-    /// Worth nothing to anybody.
-    Bad,
+    /// Of this run, whoever's it was; its time is over.
+    Expired,
+    /// Not of this run's making: altered, made up, of an earlier run, or the
+    /// service's own.
+    Foreign,
 }
 
 impl From<Result<u32, TokenError>> for TokenState {
@@ -36,7 +39,8 @@ impl From<Result<u32, TokenError>> for TokenState {
         match verified {
             Ok(left) => Self::Good(left),
             Err(TokenError::OtherUid { left }) => Self::OtherUid(left),
-            Err(TokenError::Foreign | TokenError::Expired) => Self::Bad,
+            Err(TokenError::Expired) => Self::Expired,
+            Err(TokenError::Foreign) => Self::Foreign,
         }
     }
 }
@@ -49,7 +53,8 @@ pub struct Judgement {
     pub verdict: Decision,
     /// Why.
     pub reason: Reason,
-    /// In observe: the reason there would have been.
+    /// What is wrong with an invalid token; in observe, the reason there
+    /// would have been.
     pub detail: Option<&'static str>,
     /// The rule that decided.
     pub rule: Option<Arc<str>>,
@@ -92,8 +97,10 @@ pub fn judge(verdict: Verdict, method: ReadMethod, token: TokenState, mode: Mode
     let gate = match &token {
         TokenState::Good(_) | TokenState::Relayed(_) => None,
         TokenState::Missing if bridge => None,
-        TokenState::Missing => Some(Reason::TokenMissing),
-        TokenState::OtherUid(_) | TokenState::Bad => Some(Reason::TokenInvalid),
+        TokenState::Missing => Some((Reason::TokenMissing, None)),
+        TokenState::OtherUid(_) => Some((Reason::TokenInvalid, Some("other_uid"))),
+        TokenState::Expired => Some((Reason::TokenInvalid, Some("expired"))),
+        TokenState::Foreign => Some((Reason::TokenInvalid, Some("foreign"))),
     };
     let access = match token {
         TokenState::Good(left) | TokenState::OtherUid(left) => {
@@ -102,13 +109,13 @@ pub fn judge(verdict: Verdict, method: ReadMethod, token: TokenState, mode: Mode
         TokenState::Relayed(token) => Some(Access::Relayed(token)),
         TokenState::Missing if bridge => Some(Access::Own { left: None }),
         TokenState::Missing => Some(Access::Tokenless),
-        TokenState::Bad => None,
+        TokenState::Expired | TokenState::Foreign => None,
     };
-    let refusal = gate.or(denial.map(|(reason, _)| reason));
+    let refusal = gate.or(denial.map(|(reason, _)| (reason, None)));
     let enforced = denial.is_some_and(|(_, enforce)| enforce);
     let (reason, detail, outcome) = match (refusal, access) {
         (None, Some(access)) => (Reason::Allowed, None, Outcome::Forward(access)),
-        (Some(would_be), Some(access)) if mode == Mode::Observe && !enforced => (
+        (Some((would_be, _)), Some(access)) if mode == Mode::Observe && !enforced => (
             Reason::Observed,
             Some(would_be.as_str()),
             Outcome::Forward(access),
@@ -118,10 +125,10 @@ pub fn judge(verdict: Verdict, method: ReadMethod, token: TokenState, mode: Mode
             let reason = denial.map_or(Reason::Policy, |(reason, _)| reason);
             (reason, None, Outcome::Refuse(403))
         }
-        (Some(reason @ (Reason::TokenMissing | Reason::TokenInvalid)), _) => {
-            (reason, None, Outcome::Refuse(401))
+        (Some((reason @ (Reason::TokenMissing | Reason::TokenInvalid), detail)), _) => {
+            (reason, detail, Outcome::Refuse(401))
         }
-        (Some(reason), _) => (reason, None, Outcome::Refuse(403)),
+        (Some((reason, detail)), _) => (reason, detail, Outcome::Refuse(403)),
         (None, None) => (Reason::TokenInvalid, None, Outcome::Refuse(401)),
     };
     let rule = verdict.rule().cloned();
@@ -293,7 +300,7 @@ mod tests {
     fn every_combination_has_its_outcome() {
         use Decision::{Allow, Deny};
         use Mode::{Enforce, Observe};
-        use TokenState::{Bad, Good, Missing, OtherUid};
+        use TokenState::{Expired, Foreign, Good, Missing, OtherUid};
         let own = "Forward(Own { left: Some(9) })";
         let bridged = "Forward(Own { left: None })";
         let tokenless = "Forward(Tokenless)";
@@ -318,7 +325,7 @@ mod tests {
             ),
             (
                 allow(true),
-                Bad,
+                Expired,
                 Enforce,
                 (Deny, Reason::TokenInvalid, "Refuse(401)"),
             ),
@@ -372,7 +379,7 @@ mod tests {
             ),
             (
                 allow(false),
-                Bad,
+                Foreign,
                 Observe,
                 (Deny, Reason::TokenInvalid, "Refuse(401)"),
             ),
@@ -393,6 +400,25 @@ mod tests {
             let case = format!("{verdict:?} {token:?} {mode:?}");
             let (decided, reason, what) = outcome(verdict, token, mode);
             assert_eq!((decided, reason, what.as_str()), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_record_tells_a_stolen_token_from_one_that_is_merely_old() {
+        for (token, mode, detail) in [
+            (TokenState::OtherUid(9), Mode::Enforce, Some("other_uid")),
+            (TokenState::Expired, Mode::Enforce, Some("expired")),
+            (TokenState::Foreign, Mode::Enforce, Some("foreign")),
+            (TokenState::Expired, Mode::Observe, Some("expired")),
+            (
+                TokenState::OtherUid(9),
+                Mode::Observe,
+                Some("token_invalid"),
+            ),
+            (TokenState::Missing, Mode::Enforce, None),
+        ] {
+            let judged = judge(allow(false), ReadMethod::Get, token.clone(), mode);
+            assert_eq!(judged.detail, detail, "{token:?} {mode:?}");
         }
     }
 

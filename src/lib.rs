@@ -39,9 +39,17 @@ pub mod demo;
 #[forbid(unsafe_code)]
 pub mod diagnose;
 #[forbid(unsafe_code)]
+pub mod doctor;
+#[doc(hidden)]
+#[cfg(any(test, fuzzing))]
+#[forbid(unsafe_code)]
+pub mod fuzzing;
+#[forbid(unsafe_code)]
 pub mod ids;
 #[forbid(unsafe_code)]
 pub mod intercept;
+#[forbid(unsafe_code)]
+pub mod limits;
 #[forbid(unsafe_code)]
 pub mod policy;
 #[forbid(unsafe_code)]

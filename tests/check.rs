@@ -70,7 +70,7 @@ impl Host {
     }
 
     /// Runs `check`, which must refuse: exit 1, the place as `file:line:col`,
-    /// a caret under `word` (or a lone one), and what was expected.
+    /// a caret under `word` (of a whole file there is none), and what was expected.
     fn refuses(&self, place: &str, word: &str, expected: &str) {
         let output = self.run(&["check"]);
         let text = String::from_utf8(output.stderr).unwrap();
@@ -85,6 +85,11 @@ impl Host {
             .iter()
             .position(|line| line.ends_with(&place))
             .unwrap();
+        let flowing = flowing(&text);
+        assert!(flowing.contains(expected), "no {expected:?} in\n{text}");
+        if word.is_empty() {
+            return;
+        }
         let (line, caret) = (lines[header + 2], lines[header + 3]);
         let carets = "^".repeat(word.len().max(1));
         let at = caret
@@ -95,13 +100,15 @@ impl Host {
             line[at.min(line.len())..].starts_with(word),
             "caret not under {word}:\n{text}"
         );
-        let flowing = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(flowing.contains(expected), "no {expected:?} in\n{text}");
     }
 }
 
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn flowing(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn stdout(output: &Output) -> String {
@@ -118,7 +125,7 @@ fn a_good_policy_is_in_order() {
     host.write("etc/20-site.toml", GOOD);
     let output = host.run(&["check", "--strict"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert!(stdout(&output).starts_with("ok: 1 policy file, 1 rule, 1 test passed\nsha256:"));
+    assert!(stdout(&output).starts_with("ok: 1 policy file, 1 rule, 1 test passed\nread    "));
     let result = json(&host.run(&["check", "--json"]));
     assert_eq!(
         (&result["ok"], &result["rules"]),
@@ -191,7 +198,7 @@ fn a_user_who_may_not_read_the_files_is_told_so() {
     let place = format!("--> {}:1:1\n", host.path("etc/20-site.toml").display());
     assert!(text.contains(&place), "{text}");
     assert!(
-        text.contains("^ expected to be able to read this"),
+        text.contains("= note: expected to be able to read this"),
         "{text}"
     );
     assert!(text.contains("run this as root"), "{text}");
@@ -419,12 +426,13 @@ fn a_name_that_no_account_has_is_a_warning_and_an_error_when_strict() {
     );
     let output = host.run(&["check"]);
     assert_eq!(output.status.code(), Some(0));
-    let text = String::from_utf8(output.stderr).unwrap();
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    assert!(text.starts_with("warning: "), "{text}");
     assert!(
-        text.starts_with("warning: no account has the name"),
+        flowing(&text).contains("20-site.toml:4:8: no account has the name in"),
         "{text}"
     );
-    assert!(text.contains("20-site.toml:4:8"), "{text}");
+    assert!(stdout(&output).starts_with("ok, 1 warning: 1 policy file"));
     assert_eq!(host.run(&["check", "--strict"]).status.code(), Some(1));
 }
 
@@ -598,5 +606,236 @@ fn every_help_ends_with_an_example_and_wrong_usage_is_2() {
             "{help}"
         );
         assert_eq!(run("--no-such-option").status.code(), Some(2));
+    }
+}
+
+#[test]
+fn warnings_stand_beside_errors_and_are_counted() {
+    let host = Host::new();
+    let text = GOOD.replace("user:root", "group:no-such-group") + "# end\n";
+    host.write("etc/20-site.toml", &text.replace("\"deny\"", "\"allow\""));
+    let output = host.run(&["check"]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(
+        flowing(&text).contains("no group has the name in \"group:no-such-group\""),
+        "{text}"
+    );
+    assert!(text.contains("1 error, 1 warning: refused"), "{text}");
+}
+
+#[test]
+fn broken_syntax_is_one_error_where_it_was_broken() {
+    let host = Host::new();
+    host.write(
+        "etc/20-site.toml",
+        &GOOD.replace("@role\"]", "@role\"").repeat(4),
+    );
+    host.refuses("etc/20-site.toml:5:9", "[", "expected `]` before line 7");
+    let single = format!("{}{GOOD}", GOOD.replace("[[rule]]", "[rule]"));
+    host.write("etc/20-site.toml", &single);
+    host.refuses(
+        "etc/20-site.toml:1:1",
+        "[rule]",
+        "expected [[rule]], in double brackets",
+    );
+    for text in [
+        GOOD.replace("\"root\"", "\"root"),
+        "a = = 1\nb = = 2\n".into(),
+    ] {
+        host.write("etc/20-site.toml", &text);
+        let found = json(&host.run(&["check", "--json"]));
+        assert_eq!(found["diagnostics"].as_array().unwrap().len(), 1, "{found}");
+    }
+}
+
+#[test]
+fn what_was_meant_is_named() {
+    let host = Host::new();
+    for (from, to, place, word, meant) in [
+        (
+            "user:root",
+            "%ops",
+            "4:8",
+            "\"%ops\"",
+            "did you mean \"group:ops\"?",
+        ),
+        (
+            "user:root",
+            "@ops",
+            "4:8",
+            "\"@ops\"",
+            "did you mean \"group:ops\"?",
+        ),
+        (
+            "user:root",
+            "ops",
+            "4:8",
+            "\"ops\"",
+            "did you mean \"user:ops\" or \"group:ops\"?",
+        ),
+        (
+            "user:root",
+            "groups:ops",
+            "4:8",
+            "\"groups:ops\"",
+            "did you mean \"group:ops\"?",
+        ),
+        (
+            "[\"user:root\"]",
+            "\"group:ops\"",
+            "4:7",
+            "\"group:ops\"",
+            "expected a list: [\"group:ops\"]",
+        ),
+        (
+            "@role",
+            "http://169.254.169.254/latest/user-data",
+            "5:10",
+            "\"http://169.254.169.254/latest/user-data\"",
+            "expected \"/user-data\"",
+        ),
+        (
+            "@role",
+            "/latest/user-data",
+            "5:10",
+            "\"/latest/user-data\"",
+            "a pattern has no version: it holds for all",
+        ),
+    ] {
+        host.write("etc/20-site.toml", &GOOD.replace(from, to));
+        host.refuses(&format!("etc/20-site.toml:{place}"), word, meant);
+    }
+    host.write("etc/20-site.toml", GOOD);
+    host.write("etc/30-more.toml", GOOD);
+    let first = format!("{}:2", host.path("etc/20-site.toml").display());
+    host.refuses(
+        "etc/30-more.toml:2:8",
+        "\"root\"",
+        "two rules are called \"root\"",
+    );
+    host.refuses(
+        "etc/30-more.toml:2:8",
+        "\"root\"",
+        &format!("the first is at {first}"),
+    );
+    host.write("imdsfw.toml", "mode = \"observe\"\n[audit]\nuser = \"x\"\n");
+    host.refuses("imdsfw.toml:1:1", "mode", "`mode` belongs under [policy]");
+    host.refuses("imdsfw.toml:3:1", "user", "`user` belongs at the top");
+}
+
+#[test]
+fn what_says_nothing_is_pointed_out() {
+    let host = Host::new();
+    let rule = |name: &str, who: &str, path: &str| {
+        format!(
+            "[[rule]]\nname = \"{name}\"\naction = \"allow\"\nwho = [{who}]\npaths = [\"{path}\"]\n"
+        )
+    };
+    for (text, warning) in [
+        (
+            rule("r", "\"user:root\"", "/metadata/instance-id"),
+            "matches no path of this service",
+        ),
+        (
+            rule("r", "\"user:root\"", "/meta-data/.*"),
+            "`.*` in \"/meta-data/.*\" asks for a dot",
+        ),
+        (
+            rule("all", "\"any\"", "@routine") + &rule("r", "\"user:root\"", "/meta-data/mac"),
+            "the rule \"r\" is never reached",
+        ),
+        (
+            rule("r", "\"user:4003\"", "@routine"),
+            "did you mean \"uid:4003\"?",
+        ),
+    ] {
+        host.write("etc/20-site.toml", &text);
+        let output = host.run(&["check"]);
+        let said = flowing(&String::from_utf8(output.stderr.clone()).unwrap());
+        assert!(said.contains(warning), "no {warning:?} in {said}");
+        assert!(stdout(&output).starts_with("ok, 1 warning: "), "{output:?}");
+    }
+    for quiet in [
+        rule("r", "\"user:root\"", "/**/security-credentials/*"),
+        rule("r", "\"user:root\"", "/meta*/tags/instance/v1.*"),
+        rule("all", "\"any\"", "@routine") + &rule("r", "\"user:root\"", "/meta-data/**"),
+        rule("r", "\"user:root\"", "/meta-data/**") + &rule("all", "\"any\"", "/meta-data/mac"),
+        rule("a", "\"any\"", "@routine").replace("paths", "except = [\"uid:7\"]\npaths")
+            + &rule("r", "\"user:root\"", "@routine"),
+    ] {
+        host.write("etc/20-site.toml", &quiet);
+        let output = host.run(&["check"]);
+        assert!(stdout(&output).starts_with("ok: "), "{quiet}{output:?}");
+    }
+}
+
+#[test]
+fn check_says_what_it_read_and_what_it_did_not() {
+    let host = Host::new();
+    let output = host.run(&["check"]);
+    let said = flowing(&String::from_utf8(output.stderr).unwrap());
+    assert!(
+        said.contains("etc: everyone is denied, root included"),
+        "{said}"
+    );
+    let first = host.write("lib/30-ci.toml", GOOD).display().to_string();
+    let second = GOOD
+        .replace("\"root\"", "\"more\"")
+        .replace("@role", "@ssh");
+    let second = host
+        .write("etc/50-more.toml", &second)
+        .display()
+        .to_string();
+    host.write("etc/30-ci.tml", "");
+    host.write("etc/.30-ci.toml.swp", "");
+    host.write("lib/30-ci.toml.bak", "");
+    let config = fs::read_to_string(host.path("imdsfw.toml")).unwrap();
+    host.write("imdsfw.toml", &format!("{config}mode = \"observe\"\n"));
+    let output = host.run(&["check"]);
+    let said = flowing(&String::from_utf8(output.stderr.clone()).unwrap());
+    for name in ["etc/30-ci.tml", "lib/30-ci.toml.bak"] {
+        let line = format!(
+            "{}:1:1: is not read: its name does not end in .toml",
+            host.path(name).display()
+        );
+        assert!(said.contains(&line), "{said}");
+    }
+    let text = stdout(&output);
+    let expected = format!(
+        "ok, 2 warnings: 2 policy files, 2 rules, 2 tests passed\n\
+         read    {first}\nread    {second}\nmode    observe: denials are only recorded"
+    );
+    assert!(text.starts_with(&expected), "{text}");
+    assert!(text.contains("\npolicy  sha256:"), "{text}");
+    assert!(
+        text.ends_with("\nrestart the daemon to put this in force\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn explain_takes_a_url_and_shows_the_paths_of_rules() {
+    let host = Host::new();
+    host.write("etc/20-site.toml", GOOD);
+    let text = stdout(&host.run(&[
+        "explain",
+        "http://169.254.169.254/latest/meta-data/iam/security-credentials/web",
+    ]));
+    assert!(
+        text.starts_with("ALLOW  root (uid 0) GET /latest/meta-data/"),
+        "{text}"
+    );
+    assert!(
+        flowing(&text).contains("its paths: /meta-data/iam/security-credentials"),
+        "{text}"
+    );
+    let text = stdout(&host.run(&["explain", "/latest/user-data"]));
+    assert!(
+        flowing(&text).contains("is about other paths: /meta-data/iam/"),
+        "{text}"
+    );
+    for bad in ["ftp://169.254.169.254/x", "user-data", ""] {
+        assert_eq!(host.run(&["explain", bad]).status.code(), Some(2), "{bad}");
     }
 }

@@ -1,15 +1,20 @@
-//! The README is true: its commands exist, its examples load, its table of the
-//! record names the fields that there are, its map is the house.
+//! The README is true: its commands exist, its examples load, its tables of
+//! classes, of the record and of reasons are those of the source, its map is
+//! the house.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use imdsfw::config::Config;
+use imdsfw::config::{Action, Config};
 use imdsfw::diagnose::{Diagnostics, Source};
+use imdsfw::ids::{Gid, Uid};
+use imdsfw::policy::{Account, AccountFacts, Policy, Subject};
+use imdsfw::provider::{Class, Provider};
+use imdsfw::request::CanonicalPath;
 use serde_json::Value;
 
 const README: &str = include_str!("../README.md");
@@ -112,6 +117,84 @@ fn its_record_has_the_fields_that_the_table_explains() {
         .collect();
     fields.insert("credential");
     assert_eq!(explained, fields);
+}
+
+#[test]
+fn each_example_is_of_the_class_that_the_table_says() {
+    let policy = Policy::parse(
+        &[Source::new(
+            "multi-user.toml",
+            include_str!("../policies/multi-user.toml"),
+        )],
+        Provider::Aws,
+        Action::Deny,
+        &mut Diagnostics::new(),
+    )
+    .unwrap();
+    let user = Subject {
+        uid: Uid(4001),
+        account: Account::Known(AccountFacts {
+            user: "alice".into(),
+            gid: Gid(4100),
+            groups: Vec::new(),
+        }),
+    };
+    let mut sets = BTreeSet::new();
+    for row in below("classes").lines().skip(2) {
+        let cells: Vec<_> = row.split(" | ").collect();
+        let [set, _, examples, users] = cells[..] else {
+            panic!("{row}");
+        };
+        let set = set.trim_start_matches("| `@").trim_end_matches('`');
+        let expected = match users.trim_end_matches(" |") {
+            "yes" => Action::Allow,
+            "no" => Action::Deny,
+            other => panic!("{other}"),
+        };
+        for example in words(examples) {
+            let path = format!("/latest{example}");
+            let path = CanonicalPath::parse(Provider::Aws, path.as_bytes()).unwrap();
+            if set != "role" {
+                assert_eq!(path.class().as_str(), set, "{example}");
+            }
+            assert_eq!(policy.decide(&user, &path).action(), expected, "{example}");
+        }
+        sets.insert(set);
+    }
+    let known: BTreeSet<_> = Class::ALL.map(Class::as_str).into_iter().collect();
+    assert_eq!(sets, &known | &BTreeSet::from(["role"]));
+}
+
+#[test]
+fn its_reasons_and_events_are_those_of_the_source() {
+    let source = include_str!("../src/audit/record.rs");
+    let (_, reasons) = source.split_once("impl Reason {").unwrap();
+    let (reasons, _) = reasons.split_once("\n}").unwrap();
+    let quoted = |text: &'static str, before: &str| -> BTreeSet<&str> {
+        text.split(before)
+            .skip(1)
+            .filter_map(|rest| rest.split('"').next())
+            .collect()
+    };
+    let reasons = quoted(reasons, "=> \"");
+    let named: BTreeSet<_> = below("reasons")
+        .lines()
+        .skip(2)
+        .flat_map(|row| words(row.split(" | ").next().unwrap()))
+        .collect();
+    assert!(reasons.len() > 10);
+    assert_eq!(named, reasons);
+    let (_, events) = README.split_once("\nThe events: ").unwrap();
+    let (events, _) = events.split_once("\n\n").unwrap();
+    let named: BTreeSet<_> = words(events).collect();
+    let (_, kinds) = source.split_once("pub enum Event {").unwrap();
+    let (kinds, _) = kinds.split_once("\n}").unwrap();
+    assert_eq!(named, quoted(kinds, "rename = \""));
+}
+
+/// What stands between backticks.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
 }
 
 #[test]

@@ -46,7 +46,9 @@ pub(super) fn append_whole(file: &mut File, bytes: &[u8]) -> io::Result<()> {
     })
 }
 
-fn repair(file: &mut File) -> io::Result<u64> {
+/// Cuts off what stands behind the last whole line; gives the number of the
+/// record in that line, 0 where there is none.
+pub(crate) fn repair(file: &mut File) -> io::Result<u64> {
     let len = file.metadata()?.len();
     let from = len.saturating_sub(TAIL);
     file.seek(SeekFrom::Start(from))?;

@@ -10,17 +10,19 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use super::denials::{Denial, Denials};
 use super::file;
 use super::host::{Host, InstanceFacts};
 use super::id::Ids;
 use super::record::{Event, EventBody, SCHEMA};
+use crate::limits::Owners;
 use crate::utc;
 
 /// What may wait for a disk that does not take it, in bytes: about 8,000 records.
@@ -38,6 +40,7 @@ struct Shared {
     host: Host,
     ids: Ids,
     ending: AtomicBool,
+    denials: OnceLock<Mutex<Denials>>,
 }
 
 #[derive(Default)]
@@ -81,6 +84,7 @@ impl Log {
             host: Host::new(),
             ids: Ids::new(run),
             ending: AtomicBool::new(false),
+            denials: OnceLock::new(),
         }));
         let mut writing = Writing {
             log: log.clone(),
@@ -117,6 +121,46 @@ impl Log {
         self.0.ending.load(Ordering::Relaxed)
     }
 
+    /// From now on at most so many denials of one uid are recorded one by one
+    /// in a second, those of its subordinate uids among them; the rest is
+    /// counted, for [`Log::summarise_denials`].
+    pub fn limit_denials(&self, per_second: u32, owners: Arc<Owners>) {
+        // Called once; a second call changes nothing.
+        let _ = self
+            .0
+            .denials
+            .set(Mutex::new(Denials::new(per_second, owners)));
+    }
+
+    /// Writes what was counted since the last call, with the counts; to be
+    /// called once a second.
+    pub fn summarise_denials(&self) {
+        let Some(denials) = self.0.denials.get() else {
+            return;
+        };
+        let summaries = denials
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        for summary in summaries {
+            let record = self.render(&EventBody {
+                event: Event::DenialsSummarised,
+                detail: &summary,
+            });
+            self.push(record, summary.count, None);
+        }
+    }
+
+    /// Whether this denial has a record of its own; else it is counted here.
+    pub(super) fn singles_out(&self, denial: Denial) -> bool {
+        self.0.denials.get().is_none_or(|denials| {
+            denials
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .singles_out(denial, SystemTime::now())
+        })
+    }
+
     /// Takes in what an answer of the service said of this machine.
     pub fn learn(&self, facts: InstanceFacts) {
         self.0.host.learn(facts);
@@ -129,7 +173,7 @@ impl Log {
 
     pub(super) fn append<B: Serialize>(&self, body: &B) {
         let record = self.render(body);
-        self.push(record, None);
+        self.push(record, 1, None);
     }
 
     /// Appends a record that its answer waits for; `None` while nothing can
@@ -140,7 +184,7 @@ impl Log {
     ) -> Option<oneshot::Receiver<Written>> {
         let record = self.render(body);
         let (tell, told) = oneshot::channel();
-        self.push(record, Some(tell)).then_some(told)
+        self.push(record, 1, Some(tell)).then_some(told)
     }
 
     /// A record without its first two fields, which the writer puts before it.
@@ -163,13 +207,19 @@ impl Log {
         serde_json::to_vec(&whole).unwrap_or_default()
     }
 
-    fn push(&self, record: Vec<u8>, waiting: Option<oneshot::Sender<Written>>) -> bool {
+    /// `stands_for` counts, where the record is lost.
+    fn push(
+        &self,
+        record: Vec<u8>,
+        stands_for: u64,
+        waiting: Option<oneshot::Sender<Written>>,
+    ) -> bool {
         let mut queue = self.queue();
         if waiting.is_some() && queue.failing {
             return false;
         }
         if queue.bytes.len() + record.len() > QUEUE_MAX {
-            queue.lost += u64::from(waiting.is_none());
+            queue.lost += if waiting.is_none() { stands_for } else { 0 };
             return false;
         }
         let was_empty = queue.entries.is_empty();

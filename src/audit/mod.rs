@@ -3,6 +3,7 @@
 //! Exactly one record per request, whatever becomes of it. No token,
 //! credential or body may ever be written: the schema has no place for one.
 
+mod denials;
 mod file;
 mod host;
 mod id;
@@ -12,6 +13,8 @@ mod request;
 #[cfg(test)]
 mod tests;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use file::repair;
 pub use host::InstanceFacts;
 pub use log::{Log, Writer};
 pub use record::{CredentialRecord, Decision, Event, Reason, SCHEMA};

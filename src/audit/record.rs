@@ -20,7 +20,7 @@ const GROUPS_MAX: usize = 16;
 const TEXT_MAX: usize = 256;
 
 /// Everything that can be written about. One closed list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum Event {
     /// One request, whatever became of it.
     #[serde(rename = "request")]
@@ -50,6 +50,9 @@ pub enum Event {
     /// Serving again.
     #[serde(rename = "rules.guarded")]
     RulesGuarded,
+    /// Denials past the rate that is recorded one by one.
+    #[serde(rename = "limit.denials_summarised")]
+    DenialsSummarised,
     /// A policy is in force.
     #[serde(rename = "policy.loaded")]
     PolicyLoaded,
@@ -106,6 +109,8 @@ pub enum Reason {
     Holders,
     /// It cannot be found out who holds the connection.
     WitnessGone,
+    /// More than the caller's share; `detail` names the limit.
+    Limit,
     /// The record could not be written, and the answer may not leave without.
     AuditUnwritable,
     /// No connection to the service.
@@ -141,6 +146,7 @@ impl Reason {
             Self::AccountUnknown => "account_unknown",
             Self::Holders => "holders",
             Self::WitnessGone => "witness_gone",
+            Self::Limit => "limit",
             Self::AuditUnwritable => "audit_unwritable",
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamInvalid => "upstream_invalid",

@@ -6,14 +6,15 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
+use super::denials::Denial;
 use super::log::{Log, Written};
 use super::record::{
     CallerRecord, CredentialRecord, Decision, Event, Reason, RequestBody, RequestRecord,
 };
 use crate::caller::witness::Holder;
 use crate::config::Mode;
-use crate::ids::ClientAddr;
-use crate::policy::Subject;
+use crate::ids::{ClientAddr, Uid};
+use crate::policy::{Account, Subject};
 use crate::provider::Class;
 
 /// The record of a request under way. Dropped before it was finished, it says
@@ -130,7 +131,16 @@ impl Pending {
 
     fn write(&mut self, ending: Ending) {
         self.state = State::Finished;
-        self.log.append(&self.body(Event::Request, &ending));
+        let alone = ending.decision == Decision::Allow
+            || self.log.singles_out(Denial {
+                event: Event::Request,
+                uid: self.facts.subject.as_ref().map(|subject| subject.uid),
+                reason: ending.reason,
+                class: self.facts.class,
+            });
+        if alone {
+            self.log.append(&self.body(Event::Request, &ending));
+        }
     }
 
     fn body<'a>(&'a self, event: Event, ending: &Ending) -> RequestBody<'a> {
@@ -203,14 +213,28 @@ impl Drop for Pending {
     }
 }
 
-/// Records a connection that is closed before any request of it is read.
+/// Records a connection that is closed before any request of it is read; `uid`
+/// is its owner's, where it was looked up.
 pub fn connection_refused(
     log: &Log,
     peer: ClientAddr,
+    uid: Option<Uid>,
     reason: Reason,
     detail: &'static str,
     mode: Mode,
 ) {
+    let denial = Denial {
+        event: Event::ConnectionRefused,
+        uid,
+        reason,
+        class: None,
+    };
+    if !log.singles_out(denial) {
+        return;
+    }
+    // Names are not asked for: refusing must cost less than asking.
+    let account = Account::Undecidable;
+    let subject = uid.map(|uid| Subject { uid, account });
     log.append(&RequestBody {
         event: Event::ConnectionRefused,
         id: &log.next_id(),
@@ -221,7 +245,7 @@ pub fn connection_refused(
         rule: None,
         policy: None,
         mode,
-        caller: CallerRecord::new(None, None, None, peer.to_string()),
+        caller: CallerRecord::new(subject.as_ref(), None, None, peer.to_string()),
         request: RequestRecord::default(),
         status: None,
         bytes: 0,

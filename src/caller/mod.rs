@@ -16,6 +16,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::errno::Errno;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use sock_diag::reply;
 pub use sock_diag::{CallerUnknown, ClientSocket, SocketOwner};
 
 use crate::ids::{ClientAddr, Uid};
@@ -123,6 +125,11 @@ impl Peer {
     /// Its address.
     pub fn address(&self) -> ClientAddr {
         self.socket.client
+    }
+
+    /// Whose socket it was when it was met: for limits and records alone.
+    pub fn uid(&self) -> Option<Uid> {
+        self.met.ok().map(|owner| owner.uid)
     }
 }
 

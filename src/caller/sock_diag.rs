@@ -219,6 +219,17 @@ fn address(ip: IpAddr) -> [u8; 16] {
     }
 }
 
+/// What [`SockDiag`] makes of a message that the kernel sent.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn reply(
+    message: &[u8],
+    seq: u32,
+    asked: ClientSocket,
+    own_uid: Uid,
+) -> Option<Result<SocketOwner, CallerUnknown>> {
+    Some(Reply::parse(message, seq)?.and_then(|reply| reply.owner(asked, own_uid)))
+}
+
 /// `inet_diag_msg` and the one attribute of interest.
 #[derive(Debug, PartialEq, Eq)]
 struct Reply {

@@ -9,9 +9,10 @@ use serde_json::json;
 
 use super::inputs::{self, Inputs};
 use super::{ConfigArg, Outcome, print};
+use crate::config::Mode;
 use crate::config::trusted::Replacement;
-use crate::diagnose::{Diagnostics, Severity, Source};
-use crate::policy::{Name, Policy};
+use crate::diagnose::{Diagnostics, Severity, Source, plain_text};
+use crate::policy::{Draft, Name, Policy};
 
 /// Check the config, the policy and its tests.
 ///
@@ -58,17 +59,17 @@ pub(super) fn run(args: Args) -> Outcome {
         files: args.files,
         replacements: args.replace,
     };
+    let is_installed = inputs.files.is_empty() && inputs.replacements.is_empty();
     let mut found = Diagnostics::new();
     let loaded = inputs.load(&mut found);
+    let mode = loaded.mode;
     let files = loaded.sources;
     let mut tests = 0;
     let mut policy = None;
     if let Some(draft) = loaded.draft {
         tests = draft.proofs().count();
+        warn_of_strangers(&draft, &mut found);
         policy = draft.prove(&mut found);
-    }
-    if let Some(policy) = &policy {
-        warn_of_strangers(policy, &mut found);
     }
     if args.strict {
         found.deny_warnings();
@@ -78,6 +79,7 @@ pub(super) fn run(args: Args) -> Outcome {
     if args.json {
         let result = json!({
             "ok": ok,
+            "mode": mode,
             "policy": policy.as_ref().map(|policy| &**policy.hash()),
             "files": files.iter().map(|source| source.name()).collect::<Vec<_>>(),
             "rules": rules,
@@ -88,20 +90,48 @@ pub(super) fn run(args: Args) -> Outcome {
     } else {
         inputs::show(&found);
         match &policy {
-            Some(policy) if ok => print(&report(policy, &files, tests))?,
-            _ => eprintln!("\nimdsfw: {}", count(&found)),
+            Some(policy) if ok => {
+                let (warnings, _) = counts(&found);
+                print(&report(policy, &files, tests, warnings, mode))?;
+                print(match is_installed {
+                    true => "restart the daemon to put this in force\n",
+                    false => "put this in its place and restart the daemon to put it in force\n",
+                })?;
+            }
+            _ => {
+                let (warnings, errors) = counts(&found);
+                eprintln!(
+                    "\nimdsfw: {}, {}: refused as a whole",
+                    plural(errors, "error"),
+                    plural(warnings, "warning")
+                );
+            }
         }
     }
     Ok(ExitCode::from(u8::from(!ok)))
 }
 
-fn report(policy: &Policy, files: &[Arc<Source>], tests: usize) -> String {
-    let none = match files {
-        [] => "there are no policy files: the default alone decides\n",
-        _ => "",
+fn report(
+    policy: &Policy,
+    files: &[Arc<Source>],
+    tests: usize,
+    warnings: usize,
+    mode: Mode,
+) -> String {
+    let ok = match warnings {
+        0 => "ok".to_owned(),
+        warnings => format!("ok, {}", plural(warnings, "warning")),
+    };
+    let names: String = files
+        .iter()
+        .map(|source| format!("read    {}\n", plain_text(source.name())))
+        .collect();
+    let mode = match mode {
+        Mode::Enforce => "enforce",
+        Mode::Observe => "observe: denials are only recorded, but for rules with `enforce`",
     };
     format!(
-        "ok: {}, {}, {} passed\n{}\n{none}",
+        "{ok}: {}, {}, {} passed\n{names}mode    {mode}\npolicy  {}\n",
         plural(files.len(), "policy file"),
         plural(policy.len(), "rule"),
         plural(tests, "test"),
@@ -109,17 +139,13 @@ fn report(policy: &Policy, files: &[Arc<Source>], tests: usize) -> String {
     )
 }
 
-fn count(found: &Diagnostics) -> String {
+/// Warnings and errors.
+fn counts(found: &Diagnostics) -> (usize, usize) {
     let errors = found
         .iter()
         .filter(|finding| finding.severity == Severity::Error)
         .count();
-    let warnings = found.iter().count() - errors;
-    format!(
-        "{}, {}: refused as a whole",
-        plural(errors, "error"),
-        plural(warnings, "warning")
-    )
+    (found.iter().count() - errors, errors)
 }
 
 fn plural(count: usize, what: &str) -> String {
@@ -128,34 +154,47 @@ fn plural(count: usize, what: &str) -> String {
 }
 
 /// A name that no account has may be a slip of the pen, or may come later.
-fn warn_of_strangers(policy: &Policy, found: &mut Diagnostics) {
-    for (name, place) in policy.mentions() {
-        let known = match name {
-            Name::User(user) => unistd::User::from_name(user).map(|user| user.is_some()),
-            Name::Group(group) => unistd::Group::from_name(group).map(|group| group.is_some()),
+fn warn_of_strangers(draft: &Draft, found: &mut Diagnostics) {
+    for (name, place) in draft.mentions() {
+        let (kind, known) = match name {
+            Name::User(user) => (
+                "account",
+                unistd::User::from_name(user).map(|user| user.is_some()),
+            ),
+            Name::Group(group) => (
+                "group",
+                unistd::Group::from_name(group).map(|group| group.is_some()),
+            ),
             Name::Gid(_) => continue,
-        };
-        let kind = if matches!(name, Name::User(_)) {
-            "account"
-        } else {
-            "group"
         };
         match known {
             Ok(true) => {}
             Ok(false) => {
                 found.warning(
                     place.clone(),
-                    format!("no {kind} has the name in `{name}`"),
-                    "matches nobody until there is one",
+                    format!("no {kind} has the name in \"{name}\""),
+                    match meant_number(name) {
+                        Some(meant) => format!("did you mean \"{meant}\"?"),
+                        None => "it matches nobody until there is one".to_owned(),
+                    },
                 );
             }
             Err(error) => {
                 found.warning(
                     place.clone(),
-                    format!("`{name}` could not be looked up: {}", error.desc()),
-                    "expected an answer from the name service (NSS)",
+                    format!("\"{name}\" could not be looked up"),
+                    format!("the name service (NSS) says: {}", error.desc()),
                 );
             }
         }
     }
+}
+
+fn meant_number(name: &Name) -> Option<String> {
+    let (kind, name) = match name {
+        Name::User(name) => ("uid", name),
+        Name::Group(name) => ("gid", name),
+        Name::Gid(_) => return None,
+    };
+    name.parse::<u32>().ok().map(|id| format!("{kind}:{id}"))
 }

@@ -15,10 +15,12 @@ use crate::config::{Action, Config, Mode, load_policy};
 use crate::diagnose::{Diagnostics, plain_text, wrap};
 use crate::ids::Uid;
 use crate::policy::{Account, Policy, Step, Subject, Verdict, Why};
-use crate::request::{CanonicalPath, ReadMethod, TOKEN_PATH};
+use crate::request::{CanonicalPath, ReadMethod, TOKEN_PATH, path_of_url};
 
 /// Runs of rules about other paths longer than this are only counted.
 const SHOWN_IN_A_ROW: usize = 4;
+/// Paths of one rule; the rest is only counted.
+const SHOWN_PATHS: usize = 8;
 
 /// Explain the verdict on one request, by the files as they stand.
 ///
@@ -30,7 +32,8 @@ Examples:
   imdsfw explain /latest/meta-data/iam/security-credentials/web
   imdsfw explain --user alice --json /latest/user-data")]
 pub(super) struct Args {
-    /// The path, as a client sends it or without its version
+    /// The path or URL, as a client sends it or without its version
+    #[arg(value_parser = path_or_url)]
     path: String,
     /// Who asks [default: you]
     #[arg(long, value_name = "NAME|UID")]
@@ -46,6 +49,14 @@ pub(super) struct Args {
     json: bool,
     #[command(flatten)]
     config: ConfigArg,
+}
+
+fn path_or_url(text: &str) -> Result<String, &'static str> {
+    let path = path_of_url(text).unwrap_or(text);
+    match path.starts_with('/') {
+        true => Ok(path.to_owned()),
+        false => Err("expected a path such as /latest/user-data, or its http:// URL"),
+    }
 }
 
 pub(super) fn run(args: Args) -> Outcome {
@@ -294,12 +305,30 @@ impl Answer {
 fn step_text(step: &Step) -> String {
     let (mark, why) = match &step.why {
         Why::Decides => ("  =  ", "decides".to_owned()),
-        Why::Path => ("  -  ", "is about other paths".to_owned()),
+        Why::Path => ("  -  ", format!("is about other paths: {}", paths(step))),
         Why::Who(who) => ("  -  ", format!("is about other callers: {who}")),
         Why::Except(principal) => ("  -  ", format!("excepts the caller: {principal}")),
         Why::Undecidable(name) => ("  ?  ", format!("hangs on {name}, which is not known")),
     };
-    paragraph(mark, &format!("\"{}\" {why}", step.rule)) + &paragraph("     ", &step.place)
+    let mut out = paragraph(mark, &format!("\"{}\" {why}", step.rule));
+    if step.why != Why::Path {
+        out += &paragraph("     ", &format!("its paths: {}", paths(step)));
+    }
+    out + &paragraph("     ", &step.place)
+}
+
+fn paths(step: &Step) -> String {
+    let shown: Vec<_> = step
+        .paths
+        .iter()
+        .take(SHOWN_PATHS)
+        .map(String::as_str)
+        .collect();
+    let more = match step.paths.len().saturating_sub(SHOWN_PATHS) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    shown.join(", ") + &more
 }
 
 /// Lines of at most 80 columns, the first of them behind `mark`.

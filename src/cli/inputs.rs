@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::trusted::Replacement;
-use crate::config::{Config, drop_in_directory, read_policy, read_policy_files};
+use crate::config::{Config, Mode, drop_in_directory, read_policy, read_policy_files};
 use crate::diagnose::{Diagnostics, Place, Source, Style};
 use crate::policy::Draft;
 
@@ -20,6 +20,8 @@ pub(super) struct Inputs {
 
 /// What was read.
 pub(super) struct Loaded {
+    /// Of the config.
+    pub(super) mode: Mode,
     pub(super) sources: Vec<Arc<Source>>,
     /// `None` when any error was recorded.
     pub(super) draft: Option<Draft>,
@@ -37,7 +39,11 @@ impl Inputs {
             read_policy_files(&self.files, found)
         };
         let draft = Draft::parse(&sources, config.provider, config.policy.default, found);
-        Loaded { sources, draft }
+        Loaded {
+            mode: config.policy.mode,
+            sources,
+            draft,
+        }
     }
 
     /// A replacement that stands in for nothing would be checked by nobody.

@@ -3,7 +3,9 @@
 
 mod check;
 mod demo;
+mod doctor;
 mod explain;
+mod generate;
 mod inputs;
 mod rules;
 mod run;
@@ -18,7 +20,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::Config;
-use crate::diagnose::Style;
+use crate::diagnose::{Style, wrap};
 
 /// A firewall between the users of a host and its instance metadata service.
 #[derive(Parser)]
@@ -36,8 +38,11 @@ enum Command {
     Check(check::Args),
     Explain(explain::Args),
     Test(test::Args),
+    Doctor(doctor::Args),
     Sim(sim::Args),
     Witness(witness::Args),
+    #[command(hide = true)]
+    Generate(generate::Args),
 }
 
 /// `--config`, for every command that reads one.
@@ -69,11 +74,13 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Test(args) => test::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Sim(args) => sim::run(args),
         Command::Witness(args) => witness::run(args),
+        Command::Generate(args) => generate::run(args),
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("imdsfw: {error}");
+        eprintln!("{}", fold(&format!("imdsfw: {error}")));
         ExitCode::FAILURE
     })
 }
@@ -88,6 +95,22 @@ fn log_to_stderr() {
         .init();
 }
 
+/// Breaks lines of more than 80 columns at their spaces. What was laid out
+/// before, such as the findings in a file, is left as it is.
+fn fold(text: &str) -> String {
+    let folded: Vec<_> = text
+        .lines()
+        .map(|line| {
+            let laid_out = line.starts_with(' ') || line.starts_with("-->");
+            match laid_out || line.chars().count() <= 80 {
+                true => line.to_owned(),
+                false => wrap(line, 78).replace('\n', "\n  "),
+            }
+        })
+        .collect();
+    folded.join("\n")
+}
+
 /// Prints to standard output. A reader that has seen enough, such as `head`,
 /// is no error.
 fn print(text: &str) -> io::Result<()> {
@@ -95,5 +118,33 @@ fn print(text: &str) -> io::Result<()> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lines_are_folded_and_the_lay_of_findings_is_kept() {
+        let long = "imdsfw: port 253 is taken by another program; find it with `ss -ltnp` and stop it, or choose another port";
+        let snippet = format!("4 | x = 1\n  |{}^ expected 2", " ".repeat(90));
+        let folded = fold(&format!("{long}\n{snippet}"));
+        assert!(folded.ends_with(&snippet), "{folded}");
+        assert_eq!(
+            folded.split_whitespace().collect::<Vec<_>>().join(" "),
+            format!("{long} {snippet}")
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ")
+        );
+        assert!(
+            folded
+                .lines()
+                .take(2)
+                .all(|line| line.chars().count() <= 80),
+            "{folded}"
+        );
+        assert!(folded.starts_with("imdsfw: port 253 is taken"));
     }
 }

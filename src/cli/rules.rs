@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::{ConfigArg, Outcome};
+use super::{ConfigArg, Outcome, fold};
 use crate::config::{BACKENDS, Backend};
 use crate::intercept::{self, Ended, RuleSet};
 use crate::watch;
@@ -93,9 +93,12 @@ pub(super) fn run(args: Args) -> Outcome {
         Action::Apply { config, backend } => {
             let rules = rule_set(&config, &backend)?;
             let applied = intercept::apply(&rules)?;
-            println!("loaded {}: {rules}", applied.backend.place());
+            let said = format!("loaded {}: {rules}", applied.backend.place());
+            println!("{}", fold(&said));
             match applied.ended {
-                Some(ended @ Ended::Impossible { .. }) => eprintln!("imdsfw: {ended}"),
+                Some(ended @ Ended::Impossible { .. }) => {
+                    eprintln!("{}", fold(&format!("imdsfw: {ended}")));
+                }
                 Some(ended @ Ended::Destroyed(1..)) => println!("{ended}"),
                 Some(Ended::Destroyed(0)) | None => {}
             }
@@ -131,13 +134,14 @@ fn verify(rules: &RuleSet, json: bool) -> Outcome {
     if json {
         println!("{}", serde_json::json!({ "ok": ok, "drift": drift }));
     } else if ok {
-        println!("the rules are loaded as expected: {rules}");
+        let said = format!("the rules are loaded as expected: {rules}");
+        println!("{}", fold(&said));
     } else {
         for difference in &drift {
             println!("{difference}");
         }
         eprintln!(
-            "imdsfw: the rules differ from those expected; `imdsfw rules apply` restores them"
+            "imdsfw: the rules differ from those expected; `imdsfw rules apply` restores\n  them"
         );
     }
     Ok(if ok {

@@ -15,6 +15,30 @@ use crate::provider::Provider;
 const PROVIDERS: &[(&str, Provider)] = &[("aws", Provider::Aws)];
 const ACTIONS: &[(&str, Action)] = &[("deny", Action::Deny), ("allow", Action::Allow)];
 
+/// Every table and its keys; the first is the top of the file.
+const TABLES: &[(&str, &[&str])] = &[
+    ("", &["schema", "user", "witness_user", "provider"]),
+    ("listen", &["port"]),
+    ("rules", &["backend", "mark", "listener_mark", "mask"]),
+    ("upstream", &["addresses", "connect_timeout", "timeout"]),
+    ("policy", &["mode", "default", "directories", "watch"]),
+    ("tokens", &["mode"]),
+    ("audit", &["file", "on_failure"]),
+    ("control", &["socket"]),
+    ("state", &["directory"]),
+    (
+        "limits",
+        &[
+            "enabled",
+            "connections",
+            "new_connections_per_second",
+            "tokens_per_minute",
+            "denials_recorded_per_second",
+            "host_upstream_requests_per_second",
+        ],
+    ),
+];
+
 impl Config {
     /// Reads `path`, then `*.toml` in the directory `path` + `.d`. At the
     /// default path, no file means all defaults.
@@ -106,15 +130,9 @@ struct Reader<'f> {
 
 impl Reader<'_> {
     fn file(&mut self, file: &Table, config: &mut Config, addresses: &mut Option<Vec<SocketAddr>>) {
-        let sections = [
-            "listen", "rules", "upstream", "policy", "tokens", "audit", "control", "state",
-            "limits",
-        ];
-        let known: Vec<_> = ["schema", "user", "witness_user", "provider"]
-            .into_iter()
-            .chain(sections)
-            .collect();
-        file.refuse_unknown(&known, self.found);
+        let sections = TABLES.iter().map(|(name, _)| *name).skip(1);
+        let known: Vec<_> = keys_of("").iter().copied().chain(sections).collect();
+        file.refuse_unknown_of(&known, TABLES, self.found);
         file.check_schema(self.found);
         self.set(file, "user", &mut config.user, Self::account);
         self.set(
@@ -126,15 +144,11 @@ impl Reader<'_> {
         self.set(file, "provider", &mut config.provider, |reader, node| {
             node.word(PROVIDERS, reader.found)
         });
-        if let Some(table) = self.section(file, "listen", &["port"]) {
+        if let Some(table) = self.section(file, "listen") {
             self.set(&table, "port", &mut config.listen_port, Self::port);
         }
         self.rules(file, config);
-        if let Some(table) = self.section(
-            file,
-            "upstream",
-            &["addresses", "connect_timeout", "timeout"],
-        ) {
+        if let Some(table) = self.section(file, "upstream") {
             let upstream = &mut config.upstream;
             self.set(&table, "addresses", addresses, |reader, node| {
                 reader.addresses(node).map(Some)
@@ -147,9 +161,7 @@ impl Reader<'_> {
             );
             self.set(&table, "timeout", &mut upstream.timeout, Self::duration);
         }
-        if let Some(table) =
-            self.section(file, "policy", &["mode", "default", "directories", "watch"])
-        {
+        if let Some(table) = self.section(file, "policy") {
             let policy = &mut config.policy;
             self.set(&table, "mode", &mut policy.mode, |reader, node| {
                 let modes = [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
@@ -164,13 +176,13 @@ impl Reader<'_> {
             );
             self.set(&table, "watch", &mut policy.watch, Self::boolean);
         }
-        if let Some(table) = self.section(file, "tokens", &["mode"]) {
+        if let Some(table) = self.section(file, "tokens") {
             self.set(&table, "mode", &mut config.tokens, |reader, node| {
                 let modes = [("bound", TokenMode::Bound), ("relay", TokenMode::Relay)];
                 node.word(&modes, reader.found)
             });
         }
-        if let Some(table) = self.section(file, "audit", &["file", "on_failure"]) {
+        if let Some(table) = self.section(file, "audit") {
             self.set(&table, "file", &mut config.audit.file, Self::path);
             self.set(
                 &table,
@@ -179,10 +191,10 @@ impl Reader<'_> {
                 Self::action,
             );
         }
-        if let Some(table) = self.section(file, "control", &["socket"]) {
+        if let Some(table) = self.section(file, "control") {
             self.set(&table, "socket", &mut config.control_socket, Self::path);
         }
-        if let Some(table) = self.section(file, "state", &["directory"]) {
+        if let Some(table) = self.section(file, "state") {
             self.set(&table, "directory", &mut config.state_directory, Self::path);
         }
         self.limits(file, config);
@@ -196,11 +208,7 @@ impl Reader<'_> {
             ("listener_mark", &mut marks.listener),
             ("mask", &mut marks.mask),
         ];
-        let known: Vec<_> = ["backend", "egress_deny"]
-            .into_iter()
-            .chain(numbers.iter().map(|(key, _)| *key))
-            .collect();
-        if let Some(table) = self.section(file, "rules", &known) {
+        if let Some(table) = self.section(file, "rules") {
             self.set(&table, "backend", &mut rules.backend, |reader, node| {
                 let words: Vec<_> = std::iter::once(("auto", None))
                     .chain(BACKENDS.map(|(word, backend)| (word, Some(backend))))
@@ -232,10 +240,7 @@ impl Reader<'_> {
                 &mut limits.host_upstream_requests_per_second,
             ),
         ];
-        let known: Vec<_> = std::iter::once("enabled")
-            .chain(counts.iter().map(|(key, _)| *key))
-            .collect();
-        if let Some(table) = self.section(file, "limits", &known) {
+        if let Some(table) = self.section(file, "limits") {
             self.set(&table, "enabled", &mut limits.enabled, Self::boolean);
             for (key, count) in counts {
                 self.set(&table, key, count, Self::limit);
@@ -243,10 +248,10 @@ impl Reader<'_> {
         }
     }
 
-    fn section<'a>(&mut self, file: &Table<'a>, name: &str, known: &[&str]) -> Option<Table<'a>> {
+    fn section<'a>(&mut self, file: &Table<'a>, name: &str) -> Option<Table<'a>> {
         let expected = format!("expected the table [{name}]");
         let table = file.get(name)?.table(&expected, self.found)?;
-        table.refuse_unknown(known, self.found);
+        table.refuse_unknown_of(keys_of(name), TABLES, self.found);
         Some(table)
     }
 
@@ -377,6 +382,11 @@ impl Reader<'_> {
         }
         Some(address)
     }
+}
+
+fn keys_of(table: &str) -> &'static [&'static str] {
+    let found = TABLES.iter().find(|(name, _)| *name == table);
+    found.map_or(&[], |(_, keys)| keys)
 }
 
 /// A whole number and its unit: `ms`, `s`, `m` or `h`.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::Config;
 use super::trusted::{self, Reading, Replacement};
 use crate::diagnose::{Diagnostics, Place, Source};
-use crate::policy::Policy;
+use crate::policy::{Action, Policy};
 
 /// A policy, and the files that say the same again when read again.
 #[derive(Debug)]
@@ -38,6 +38,23 @@ pub fn read_policy(
     let mut layered = BTreeMap::new();
     for directory in &config.policy.directories {
         layered.extend(trusted::read_directory(directory, replacements, found));
+    }
+    if layered.is_empty() && !found.has_errors() {
+        let directories: Vec<_> = config
+            .policy
+            .directories
+            .iter()
+            .map(|it| it.to_string_lossy())
+            .collect();
+        let effect = match config.policy.default {
+            Action::Deny => "everyone is denied, root included",
+            Action::Allow => "everyone may read everything, as `default` says",
+        };
+        found.warning(
+            Place::of_file(directories.last().cloned().unwrap_or_default()),
+            format!("no *.toml in {}", directories.join(", ")),
+            effect,
+        );
     }
     layered.into_values().collect()
 }

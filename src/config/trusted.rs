@@ -63,7 +63,7 @@ pub fn read_directory(
     let mut names = Vec::new();
     let opened = match open_directory(directory, found) {
         Some(mut opened) => {
-            names = match toml_names(&mut opened) {
+            names = match file_names(&mut opened) {
                 Ok(names) => names,
                 Err(error) => {
                     refuse_io(directory, error, found);
@@ -74,6 +74,17 @@ pub fn read_directory(
         }
         None => None,
     };
+    names.retain(|name| {
+        let is_read = is_policy_name(name);
+        if !is_read {
+            found.warning(
+                Place::of_file(directory.join(name).to_string_lossy()),
+                "is not read",
+                "its name does not end in .toml",
+            );
+        }
+        is_read
+    });
     let candidate_of = |name: &str| {
         let installed = directory.join(name);
         replacements.iter().find(|r| r.installed == installed)
@@ -123,19 +134,19 @@ fn read_candidate(replacement: &Replacement, found: &mut Diagnostics) -> Reading
     }
 }
 
-/// `*.toml` as a shell would take it: hidden files are an editor's.
+/// `*.toml` as a shell would take it.
 fn is_policy_name(name: &str) -> bool {
     name.ends_with(".toml") && !name.starts_with('.') && !name.contains('/')
 }
 
-fn toml_names(directory: &mut Dir) -> Result<Vec<String>, Errno> {
+/// Without hidden files: those are an editor's.
+fn file_names(directory: &mut Dir) -> Result<Vec<String>, Errno> {
     let mut names = Vec::new();
     for entry in directory.iter() {
         let entry = entry?;
-        if let Ok(name) = entry.file_name().to_str()
-            && is_policy_name(name)
-        {
-            names.push(name.to_owned());
+        let name = entry.file_name().to_string_lossy();
+        if !name.starts_with('.') {
+            names.push(name.into_owned());
         }
     }
     Ok(names)

@@ -14,7 +14,7 @@ pub(crate) mod notify;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use nix::unistd::{Gid, Uid, User, chown, geteuid};
 use serde::Serialize;
@@ -30,6 +30,7 @@ use crate::config::{Config, LoadedPolicy, Mode, load_policy};
 use crate::diagnose::{Diagnostics, Style};
 use crate::ids::{self, MetadataAddr};
 use crate::intercept::{self, Drift, RuleSet};
+use crate::limits::Owners;
 use crate::policy::Policy;
 use crate::proxy::{Guards, Listener, Proxy};
 use crate::sys::privilege;
@@ -56,7 +57,8 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     for foreign in &drift {
         tracing::warn!("{foreign}; `imdsfw rules apply` puts ours first");
     }
-    let policy = policy(config)?;
+    let policy = load(config)?;
+    let owners = Owners::of_this_host();
     let listeners = bind(config)?;
     let uid = rules.daemon_uid();
     let (account, gid) = own_account(uid);
@@ -67,14 +69,21 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     let descriptors = privilege::raise_descriptor_limit().map_err(StartError::Descriptors)?;
     let witness = Witness::start(&config.witness_user, uid).map_err(StartError::Witness)?;
     privilege::drop_to(account, gid).map_err(StartError::Privilege)?;
-    serve(config, policy, listeners, post, uid, witness, descriptors)
+    let sockets = Sockets { listeners, post };
+    serve(config, policy, sockets, owners, uid, witness, descriptors)
+}
+
+/// What was bound with root's rights.
+struct Sockets {
+    listeners: Vec<Listener>,
+    post: UnixListener,
 }
 
 fn serve(
     config: &Config,
-    policy: Policy,
-    listeners: Vec<Listener>,
-    post: UnixListener,
+    LoadedPolicy { policy, sources }: LoadedPolicy,
+    Sockets { listeners, post }: Sockets,
+    owners: Owners,
     uid: ids::Uid,
     witness: Witness,
     descriptors: usize,
@@ -97,37 +106,53 @@ fn serve(
         &Loaded {
             policy: policy.hash(),
             rules: policy.len(),
+            files: sources.iter().map(|source| source.name()).collect(),
         },
     );
     let greeting = Greeting::new(&started, &policy, uid);
     let guards = Guards::default();
-    let proxy = Proxy::new(config, policy, log.clone(), callers, guards.clone())
-        .map_err(StartError::Random)?;
+    let proxy = Proxy::new(
+        config,
+        policy,
+        log.clone(),
+        callers,
+        guards.clone(),
+        owners,
+        descriptors,
+    )
+    .map_err(StartError::Random)?;
+    let ended_by = Arc::new(OnceLock::new());
     let served = runtime.block_on(async {
-        let stop = on_signals(log.clone())?;
+        let stop = on_signals(log.clone(), Arc::clone(&ended_by))?;
         tokio::spawn(guards::heed(post, guards, log.clone()));
         notify::ready();
         greeting.say();
-        Arc::new(proxy).run(listeners, descriptors, stop).await
+        Arc::new(proxy).run(listeners, stop).await
     });
     log.ending();
     // A hanging NSS module may not hold up the end.
     runtime.shutdown_background();
-    log.event(Event::DaemonStopped, &serde_json::json!({}));
+    log.summarise_denials();
+    log.event(
+        Event::DaemonStopped,
+        &Stopped {
+            signal: ended_by.get().copied(),
+        },
+    );
     writer.close();
     served.map_err(StartError::Runtime)
 }
 
-fn policy(config: &Config) -> Result<Policy, StartError> {
+fn load(config: &Config) -> Result<LoadedPolicy, StartError> {
     let mut found = Diagnostics::new();
     let loaded = load_policy(config, &mut found);
     let shown = found.render(Style::Plain);
     match loaded {
-        Some(LoadedPolicy { policy, .. }) => {
+        Some(loaded) => {
             if !shown.is_empty() {
                 tracing::warn!("the policy has warnings:\n{shown}");
             }
-            Ok(policy)
+            Ok(loaded)
         }
         None => Err(StartError::Policy(shown)),
     }
@@ -167,19 +192,24 @@ fn provide_directory(file: &Path, uid: Uid, gid: Gid) -> Result<(), StartError> 
 }
 
 /// SIGTERM and SIGINT end the daemon, SIGHUP opens the log again.
-fn on_signals(log: Log) -> std::io::Result<watch::Receiver<bool>> {
+fn on_signals(
+    log: Log,
+    ended_by: Arc<OnceLock<&'static str>>,
+) -> std::io::Result<watch::Receiver<bool>> {
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;
     let mut hup = signal(SignalKind::hangup())?;
     let (tell, told) = watch::channel(false);
     tokio::spawn(async move {
-        loop {
+        let signal = loop {
             tokio::select! {
                 _ = hup.recv() => log.reopen(),
-                _ = term.recv() => break,
-                _ = int.recv() => break,
+                _ = term.recv() => break "SIGTERM",
+                _ = int.recv() => break "SIGINT",
             }
-        }
+        };
+        // Told once, here.
+        let _ = ended_by.set(signal);
         notify::stopping();
         tell.send_replace(true);
     });
@@ -244,4 +274,12 @@ impl Greeting {
 struct Loaded<'a> {
     policy: &'a str,
     rules: usize,
+    /// In the order they were read.
+    files: Vec<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Stopped {
+    /// `null` where it ended by a fault.
+    signal: Option<&'static str>,
 }

@@ -136,6 +136,10 @@ fn line(word: &str, text: &str) {
 
 /// What an admin would look for in a record.
 fn summary(record: &Value) -> String {
+    let detail = match record.pointer("/detail").and_then(Value::as_str) {
+        Some(detail) => format!(" detail={detail}"),
+        None => String::new(),
+    };
     let text = |pointer: &str| match record.pointer(pointer) {
         Some(Value::String(text)) => text.clone(),
         Some(Value::Null) | None => "-".into(),
@@ -146,7 +150,7 @@ fn summary(record: &Value) -> String {
         None => text("/request/raw"),
     };
     format!(
-        "#{} {} {} user={} uid={} gid={} {what} class={} imds={} rule={}",
+        "#{} {} {} user={} uid={} gid={} {what} class={} imds={} rule={}{detail}",
         text("/seq"),
         text("/decision"),
         text("/reason"),

@@ -8,6 +8,7 @@ mod render;
 mod source;
 mod suggest;
 pub mod toml;
+mod unclosed;
 
 use std::fmt;
 

@@ -1,6 +1,7 @@
-//! Findings as text: the line, a caret under the word, what was expected.
+//! Findings as text. An error shows the line and a caret under the word; a
+//! warning is one sentence, so that many of them do not bury the errors.
 
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
 use super::{Diagnostic, Severity};
 
@@ -23,20 +24,44 @@ pub(super) fn render(found: &[Diagnostic], style: Style) -> String {
     }
     .term_width(COLUMNS);
     let mut out = String::new();
+    let mut before = None;
     for finding in found {
-        out.push_str(&renderer.render(&[group(finding)]));
-        out.push_str("\n\n");
+        // Sentences stand line by line, everything else apart.
+        let sentences = [before, Some(finding.severity)] == [Some(Severity::Warning); 2];
+        if before.is_some() && !sentences {
+            out.push('\n');
+        }
+        match finding.severity {
+            Severity::Error => out.push_str(&renderer.render(&[group(finding)])),
+            Severity::Warning => out.push_str(&sentence(finding, style)),
+        }
+        out.push('\n');
+        before = Some(finding.severity);
     }
-    // One newline ends the last finding.
-    out.pop();
     out
 }
 
+fn sentence(finding: &Diagnostic, style: Style) -> String {
+    let mark = "warning:";
+    let mut text = format!(
+        "{mark} {}: {}: {}",
+        finding.place, finding.message, finding.expected
+    );
+    if let Some(help) = &finding.help {
+        text.push_str("; ");
+        text.push_str(help);
+    }
+    let text = wrap(&plain_text(&text), COLUMNS - 2).replace('\n', "\n  ");
+    match (style, text.strip_prefix(mark)) {
+        (Style::Coloured, Some(rest)) => format!("\x1b[1;33m{mark}\x1b[0m{rest}"),
+        _ => text,
+    }
+}
+
 fn group(finding: &Diagnostic) -> Group<'static> {
-    let level = match finding.severity {
-        Severity::Error => Level::ERROR,
-        Severity::Warning => Level::WARNING,
-    };
+    if finding.place.is_of_file() {
+        return whole_file(finding);
+    }
     let source = &finding.place.source;
     let (number, start, line) = source.line_at(finding.place.span.start);
     // Only the first line of a longer stretch is shown. The pieces are cleaned
@@ -67,19 +92,39 @@ fn group(finding: &Diagnostic) -> Group<'static> {
         .path(plain_text(source.name()))
         .annotation(annotation);
 
-    let title_indent = "warning: ".len();
+    let title_indent = "error: ".len();
     let note_indent = gutter + "= note: ".len();
-    let mut group = level
+    let mut group = Level::ERROR
         .primary_title(wrap(&plain_text(&finding.message), COLUMNS - title_indent))
         .element(snippet);
     if !beside_caret {
         group = group.element(Level::NOTE.message(wrap(&expected, COLUMNS - note_indent)));
     }
-    if let Some(help) = &finding.help {
-        let help = wrap(&plain_text(help), COLUMNS - note_indent);
-        group = group.element(Level::HELP.message(help));
+    with_help(group, finding, note_indent)
+}
+
+/// Of a file that was not read there is no line to show.
+fn whole_file(finding: &Diagnostic) -> Group<'static> {
+    let (title_indent, note_indent) = ("error: ".len(), "  = note: ".len());
+    let group = Level::ERROR
+        .primary_title(wrap(&plain_text(&finding.message), COLUMNS - title_indent))
+        .element(
+            Origin::path(plain_text(finding.place.source.name()))
+                .line(1)
+                .char_column(1),
+        )
+        .element(Level::NOTE.message(wrap(&plain_text(&finding.expected), COLUMNS - note_indent)));
+    with_help(group, finding, note_indent)
+}
+
+fn with_help(group: Group<'static>, finding: &Diagnostic, note_indent: usize) -> Group<'static> {
+    match &finding.help {
+        Some(help) => {
+            let help = wrap(&plain_text(help), COLUMNS - note_indent);
+            group.element(Level::HELP.message(help))
+        }
+        None => group,
     }
-    group
 }
 
 /// The text with whatever could steer a terminal or reorder a line replaced,
@@ -172,6 +217,22 @@ error: unknown key `prot`
     }
 
     #[test]
+    fn a_warning_is_a_sentence() {
+        let source = Source::new("/etc/imdsfw/policy.d/20-site.toml", "who = [\"user:x\"]");
+        let mut found = Diagnostics::new();
+        found.warning(
+            Place::new(&source, 7..15),
+            "no account is called \"x\u{1b}\"",
+            "it matches nobody yet",
+        );
+        assert_eq!(
+            found.render(Style::Plain),
+            "warning: /etc/imdsfw/policy.d/20-site.toml:1:8: no account is called \"x\u{fffd}\": it\n  \
+             matches nobody yet\n"
+        );
+    }
+
+    #[test]
     fn no_control_character_of_a_file_reaches_the_terminal() {
         let rendered = one("a\u{1b}[31m\u{9b}\u{202e}\rb = prot\r\n", "prot", "x\u{7}y");
         assert!(
@@ -189,11 +250,13 @@ error: unknown key `prot`
     }
 
     #[test]
-    fn a_file_as_a_whole_is_shown_as_its_first_line() {
+    fn a_file_as_a_whole_is_shown_without_a_line() {
         let mut found = Diagnostics::new();
         found.error(Place::of_file("/x.toml"), "no such file", "expected a file");
         let rendered = found.render(Style::Plain);
-        assert!(rendered.contains("/x.toml:1:1"), "{rendered}");
-        assert!(rendered.contains("^ expected a file"), "{rendered}");
+        assert_eq!(
+            rendered,
+            "error: no such file\n--> /x.toml:1:1\n = note: expected a file\n"
+        );
     }
 }

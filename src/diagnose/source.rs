@@ -72,12 +72,17 @@ impl Place {
     }
 
     /// A file as a whole, for what is wrong with it before its text counts
-    /// (absent, not to be trusted); shown as its first line and column.
+    /// (absent, not to be trusted); its first line and column stand for it.
     pub fn of_file(name: impl Into<String>) -> Self {
         Self {
             source: Source::new(name, ""),
             span: 0..0,
         }
+    }
+
+    /// Whether it is a file of which there is no text to show.
+    pub(super) fn is_of_file(&self) -> bool {
+        self.source.text.is_empty()
     }
 
     /// Line and column (in characters), both from 1.

@@ -1,6 +1,7 @@
 //! A TOML file as a tree of which every part knows where it stands, and the
 //! questions a schema asks of it. Each wrong answer is one finding; the walk
-//! then goes on, so that all of a file's errors come at once.
+//! then goes on, so that all of a file's errors come at once. Only of broken
+//! syntax the first error alone is shown: most of the others follow from it.
 
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
@@ -8,15 +9,40 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::unclosed::{lone_header, unclosed_before};
 use super::{Diagnostics, Place, Source, did_you_mean};
 
 /// The tree of a file, or `None` where its syntax is broken: guesses at what
 /// a broken file meant would only add errors that are none.
 pub fn parse<'a>(source: &'a Arc<Source>, found: &mut Diagnostics) -> Option<Spanned<DeTable<'a>>> {
     let (tree, errors) = DeTable::parse_recoverable(source.text());
-    for error in &errors {
-        let end = source.text().len();
-        let span = error.span().unwrap_or(end..end);
+    if let Some(error) = errors.first() {
+        let text = source.text();
+        let span = error.span().unwrap_or(text.len()..text.len());
+        if let Some(opened) = unclosed_before(text, span.start) {
+            let (line, ..) = source.line_at(span.start);
+            let closer = if text.get(opened.clone()) == Some("{") {
+                '}'
+            } else {
+                ']'
+            };
+            found.error(
+                Place::new(source, opened),
+                "what opens here is not closed",
+                format!("expected `{closer}` before line {line}"),
+            );
+            return None;
+        }
+        if error.message() == "duplicate key"
+            && let Some((header, name)) = lone_header(text, span.start)
+        {
+            found.error(
+                Place::new(source, header),
+                format!("[{name}] is one table, but there are several"),
+                format!("expected [[{name}]], in double brackets"),
+            );
+            return None;
+        }
         let (message, expected) = match error.message().split_once(", expected ") {
             Some((message, expected)) => (message, format!("expected {expected}")),
             None => (error.message(), "expected valid TOML".to_owned()),
@@ -84,13 +110,34 @@ impl<'a> Table<'a> {
 
     /// Refuses every key that `known` does not list.
     pub fn refuse_unknown(&self, known: &[&str], found: &mut Diagnostics) {
+        self.refuse_unknown_of(known, &[], found);
+    }
+
+    /// The same where the file has other tables, of which one may be meant:
+    /// `tables` are their names (empty for the top of the file) and keys.
+    pub fn refuse_unknown_of(
+        &self,
+        known: &[&str],
+        tables: &[(&str, &[&str])],
+        found: &mut Diagnostics,
+    ) {
         for (key, place, _) in self.entries() {
             if known.contains(&key) {
                 continue;
             }
             let expected = format!("expected one of {}", known.join(", "));
             let finding = found.error(place, format!("unknown key `{key}`"), expected);
-            if let Some(meant) = did_you_mean(key, known.iter().copied()) {
+            let homes: Vec<_> = tables
+                .iter()
+                .filter(|(_, keys)| keys.contains(&key))
+                .map(|(table, _)| match *table {
+                    "" => "at the top, before the first [table]".to_owned(),
+                    table => format!("under [{table}]"),
+                })
+                .collect();
+            if !homes.is_empty() {
+                finding.help(format!("`{key}` belongs {}", homes.join(" or ")));
+            } else if let Some(meant) = did_you_mean(key, known.iter().copied()) {
                 finding.help(format!("did you mean `{meant}`?"));
             }
         }
@@ -195,6 +242,19 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// `[[tables]]`: any number of tables of one name.
+    pub fn tables(&self, expected: &str, found: &mut Diagnostics) -> Vec<Table<'a>> {
+        let items = match self.value.get_ref() {
+            DeValue::Array(_) => self.list(expected, found),
+            _ => self.refuse_type(expected, found),
+        };
+        items
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|item| item.table(expected, found))
+            .collect()
+    }
+
     /// A list, which may be empty.
     pub fn list(&self, expected: &str, found: &mut Diagnostics) -> Option<Vec<Node<'a>>> {
         match self.value.get_ref() {
@@ -207,6 +267,9 @@ impl<'a> Node<'a> {
                     })
                     .collect(),
             ),
+            DeValue::String(text) => {
+                self.refuse_type(&format!("expected a list: [\"{text}\"]"), found)
+            }
             _ => self.refuse_type(expected, found),
         }
     }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::index::Index;
 use super::rules::RuleReader;
 use super::sets::Sets;
-use super::{Action, Case, Policy, Proof, hash, warn};
-use crate::diagnose::toml::{Node, Table};
-use crate::diagnose::{Diagnostics, Source, toml};
+use super::{Action, Case, Name, Policy, Proof, hash, warn};
+use crate::diagnose::toml::Table;
+use crate::diagnose::{Diagnostics, Place, Source, toml};
 use crate::provider::Provider;
 
 const KEYS: &[&str] = &["schema", "paths", "rule", "test"];
@@ -70,6 +70,12 @@ impl Draft {
         (!found.has_errors()).then_some(Self { policy, cases })
     }
 
+    /// Every account, group and group number that a rule names, and where it
+    /// is named first.
+    pub fn mentions(&self) -> impl Iterator<Item = (&Name, &Place)> {
+        self.policy.names.iter()
+    }
+
     /// Every test, and what came of it.
     pub fn proofs(&self) -> impl Iterator<Item = (&Case, Proof)> {
         self.cases.iter().map(|case| (case, case.run(&self.policy)))
@@ -104,12 +110,7 @@ fn word(action: Action) -> &'static str {
 
 fn tables<'a>(file: &Table<'a>, key: &str, found: &mut Diagnostics) -> Vec<Table<'a>> {
     let expected = format!("expected [[{key}]], in double brackets");
-    let items: Vec<Node<'a>> = file
-        .get(key)
-        .and_then(|node| node.list(&expected, found))
-        .unwrap_or_default();
-    items
-        .iter()
-        .filter_map(|item| item.table(&expected, found))
-        .collect()
+    file.get(key)
+        .map(|node| node.tables(&expected, found))
+        .unwrap_or_default()
 }

@@ -82,10 +82,4 @@ impl Policy {
         let rule = self.rules.iter().find(|other| &*other.name == rule)?;
         Some(&rule.place)
     }
-
-    /// Every account, group and group number that a rule names, and where it
-    /// is named first.
-    pub fn mentions(&self) -> impl Iterator<Item = (&Name, &Place)> {
-        self.names.iter()
-    }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::provider::Provider;
-use crate::request::{CanonicalPath, PathError};
+use crate::request::{CanonicalPath, PathError, path_of_url};
 
 /// A pattern that some canonical path can match.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -87,6 +87,34 @@ impl Pattern {
             .collect()
     }
 
+    /// Whether it certainly covers whatever `other` covers; in doubt, no.
+    pub(super) fn includes(&self, other: &Self) -> bool {
+        match self.segments.split_last() {
+            Some((Segment::AnyDepth, before)) => other.segments.starts_with(before),
+            _ => self == other,
+        }
+    }
+
+    /// Whether it is `/**`.
+    pub(super) fn is_everything(&self) -> bool {
+        matches!(self.segments.as_slice(), [Segment::AnyDepth])
+    }
+
+    /// Whether it covers one path alone.
+    pub(super) fn is_literal(&self) -> bool {
+        self.segments
+            .iter()
+            .all(|segment| matches!(segment, Segment::Literal(_)))
+    }
+
+    /// Whether it can cover a path that begins with this segment.
+    pub(super) fn can_begin_with(&self, word: &str) -> bool {
+        match self.segments.first() {
+            Some(Segment::AnyDepth) | None => true,
+            Some(segment) => segment.matches(word),
+        }
+    }
+
     /// The words between the slashes, wildcards as they are written.
     pub(super) fn words(&self) -> Vec<&str> {
         self.text
@@ -147,6 +175,14 @@ fn check(provider: Provider, text: &str) -> Result<(), PatternError> {
     let canonical = match CanonicalPath::parse(provider, text.as_bytes()) {
         Ok(canonical) => canonical,
         Err(PathError::TargetForm) => {
+            let inside = path_of_url(text)
+                .and_then(|path| CanonicalPath::parse(provider, path.as_bytes()).ok());
+            if let Some(path) = inside {
+                return error(
+                    "a pattern is a path, without host and version",
+                    format!("expected \"{}\"", path.resource()),
+                );
+            }
             return error(
                 "a pattern must begin with `/`",
                 match text.is_empty() {
@@ -167,11 +203,8 @@ fn check(provider: Provider, text: &str) -> Result<(), PatternError> {
     let first = canonical.as_str().split('/').nth(1);
     if first.is_some_and(|first| provider.is_version(first)) {
         return error(
-            "a pattern holds for every version",
-            format!(
-                "expected it without the version segment: \"{}\"",
-                canonical.resource()
-            ),
+            "a pattern has no version: it holds for all",
+            format!("expected \"{}\"", canonical.resource()),
         );
     }
     if canonical.resource() != text {
@@ -243,14 +276,13 @@ mod tests {
             ("", "such as \"/user-data\""),
             ("user-data", "\"/user-data\""),
             (
-                "/latest/user-data",
-                "without the version segment: \"/user-data\"",
+                "http://169.254.169.254/latest/user-data",
+                "expected \"/user-data\"",
             ),
-            ("/latest/", "without the version segment: \"/\""),
-            (
-                "/2021-03-23/user-data",
-                "without the version segment: \"/user-data\"",
-            ),
+            ("http://[fd00:ec2::254]", "expected \"/\""),
+            ("/latest/user-data", "expected \"/user-data\""),
+            ("/latest/", "expected \"/\""),
+            ("/2021-03-23/user-data", "expected \"/user-data\""),
             ("/user-data/", "canonical form: \"/user-data\""),
             ("//user-data", "canonical form: \"/user-data\""),
             ("/a//b", "canonical form: \"/a/b\""),
@@ -266,6 +298,22 @@ mod tests {
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.expected.contains(expected), "{text}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn what_includes_what() {
+        for (wide, narrow, expected) in [
+            ("/**", "/user-data", true),
+            ("/meta-data/**", "/meta-data", true),
+            ("/meta-data/**", "/meta-data/*/x", true),
+            ("/meta-data/**", "/**", false),
+            ("/meta-data/*", "/meta-data/mac", false),
+            ("/meta-data/*", "/meta-data/*", true),
+            ("/**/x", "/x", false),
+        ] {
+            let includes = parse(wide).unwrap().includes(&parse(narrow).unwrap());
+            assert_eq!(includes, expected, "{wide} {narrow}");
         }
     }
 

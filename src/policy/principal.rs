@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use super::names::{Asker, Name, NameId, Names, Truth};
-use crate::diagnose::Place;
+use crate::diagnose::{Place, did_you_mean};
 use crate::ids::{Gid, Uid};
 
 /// The kernel's "no such id", -1: never that of a process.
@@ -103,6 +103,17 @@ impl Principal {
         }
     }
 
+    /// Whether it certainly covers whomever `other` covers; in doubt, no.
+    pub(super) fn includes(&self, other: &Self) -> bool {
+        match (self, other) {
+            _ if self.is_everyone() => true,
+            (Self::Uids(wide), Self::Uids(narrow)) => {
+                wide.start() <= narrow.start() && narrow.end() <= wide.end()
+            }
+            _ => self == other,
+        }
+    }
+
     /// As it would be written in a policy.
     pub(super) fn text(&self, names: &Names) -> String {
         match self {
@@ -112,6 +123,27 @@ impl Principal {
             Self::Uids(range) if *range.end() == NO_ID - 1 => format!("uid:{}-", range.start()),
             Self::Uids(range) => format!("uid:{}-{}", range.start(), range.end()),
             Self::Name(id) => names.get(*id).map(ToString::to_string).unwrap_or_default(),
+        }
+    }
+}
+
+/// What somebody who wrote a text that is no principal most likely meant, as
+/// the end of "did you mean …?".
+pub(super) fn meant_by(text: &str) -> Option<String> {
+    // As sudoers and sshd's list of keys write groups.
+    if let Some(group) = text.strip_prefix(['%', '@']).filter(|name| is_name(name)) {
+        return Some(format!("\"group:{group}\""));
+    }
+    match text.split_once(':') {
+        None if id(text).is_some() => Some(format!("\"uid:{text}\"")),
+        None if matches!(text, "*" | "all" | "ALL" | "Any") => Some("\"any\"".to_owned()),
+        None if is_name(text) => Some(format!("\"user:{text}\" or \"group:{text}\"")),
+        None => None,
+        Some((kind, value)) => {
+            let kind = kind.to_ascii_lowercase();
+            let meant = did_you_mean(&kind, ["user", "uid", "group", "gid"])?;
+            let meant = format!("{meant}:{value}");
+            (meant != text).then(|| format!("\"{meant}\""))
         }
     }
 }
@@ -164,6 +196,26 @@ mod tests {
         }
         assert_eq!(parse("user:root").as_deref(), Ok("user:root"));
         assert_eq!(parse("uid:0").as_deref(), Ok("user:root"));
+    }
+
+    #[test]
+    fn other_tools_words_lead_to_ours() {
+        for (text, meant) in [
+            ("%ops", Some("\"group:ops\"")),
+            ("@ops", Some("\"group:ops\"")),
+            ("ops", Some("\"user:ops\" or \"group:ops\"")),
+            ("1000", Some("\"uid:1000\"")),
+            ("*", Some("\"any\"")),
+            ("groups:ops", Some("\"group:ops\"")),
+            ("users:x", Some("\"user:x\"")),
+            ("User:bob", Some("\"user:bob\"")),
+            ("uid:x", None),
+            ("role:x", None),
+            ("", None),
+        ] {
+            assert_eq!(meant_by(text).as_deref(), meant, "{text}");
+            assert!(parse(text).is_err(), "{text}");
+        }
     }
 
     #[test]

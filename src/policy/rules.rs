@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Action;
 use super::names::Names;
-use super::principal::{FORMS, Principal};
+use super::principal::{self, FORMS, Principal};
 use super::rule::Rule;
 use super::sets::Sets;
 use crate::diagnose::toml::{Node, Table};
@@ -88,8 +88,8 @@ impl<'s> RuleReader<'s> {
         }
         if let Some(first) = self.taken.get(name) {
             return node.refuse(
-                "a second rule of this name",
-                format!("expected a name that {first} does not use"),
+                format!("two rules are called \"{name}\""),
+                format!("the first is at {}", first.file_and_line()),
                 found,
             );
         }
@@ -112,8 +112,8 @@ impl<'s> RuleReader<'s> {
                 Ok(principal) => principals.push(principal),
                 Err(error) => {
                     let finding = found.error(item.place(), error.message, error.expected);
-                    if !text.contains(':') && !text.is_empty() {
-                        finding.help(format!("did you mean \"user:{text}\"?"));
+                    if let Some(meant) = principal::meant_by(text) {
+                        finding.help(format!("did you mean {meant}?"));
                     }
                 }
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::pattern::Pattern;
 use super::rule::JudgedPath;
+use super::warn;
 use crate::diagnose::toml::{Node, Table};
 use crate::diagnose::{Diagnostics, Place, did_you_mean};
 use crate::provider::{Class, Provider};
@@ -28,6 +29,32 @@ impl PathSet {
                 .patterns
                 .iter()
                 .any(|pattern| pattern.matches(&path.segments))
+    }
+
+    /// Whether it certainly covers whatever `other` covers; in doubt, no.
+    pub(super) fn includes(&self, other: &Self, provider: Provider) -> bool {
+        let within = |pattern: &Pattern| self.patterns().any(|wide| wide.includes(pattern));
+        let everything = self.patterns().any(Pattern::is_everything);
+        let classes = other
+            .classes()
+            .all(|class| everything || self.classes.contains(&class));
+        classes
+            && other.patterns().all(|pattern| {
+                within(pattern)
+                    || pattern.is_literal()
+                        && self.classes.contains(&provider.classify(&pattern.words()))
+            })
+    }
+
+    /// As it would be written in a policy.
+    pub(super) fn texts(&self) -> Vec<String> {
+        let classes = self
+            .classes
+            .iter()
+            .map(|class| format!("@{}", class.as_str()));
+        classes
+            .chain(self.patterns().map(ToString::to_string))
+            .collect()
     }
 
     pub(super) fn classes(&self) -> impl Iterator<Item = Class> {
@@ -161,6 +188,7 @@ impl<'a> Sets<'a> {
     fn add_pattern(&self, text: &str, place: &Place, set: &mut PathSet, found: &mut Diagnostics) {
         match Pattern::parse(self.provider, text) {
             Ok(pattern) => {
+                warn::of_pattern(&pattern, self.provider, place, found);
                 set.patterns.insert(Arc::new(pattern));
             }
             Err(error) => {

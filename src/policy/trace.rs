@@ -13,6 +13,8 @@ pub struct Step {
     pub rule: String,
     /// Where it stands, as `file:line`.
     pub place: String,
+    /// The paths it is about, as a policy would write them.
+    pub paths: Vec<String>,
     /// What it said.
     #[serde(flatten)]
     pub why: Why,
@@ -48,6 +50,7 @@ impl Policy {
             steps.push(Step {
                 rule: rule.name.to_string(),
                 place: rule.place.file_and_line(),
+                paths: rule.paths.texts(),
                 why: match status {
                     Status::Decides => Why::Decides,
                     Status::OtherPath => Why::Path,

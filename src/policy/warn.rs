@@ -1,9 +1,10 @@
 //! What a policy says correctly, but its author may not have meant.
 
 use super::Action;
+use super::pattern::Pattern;
 use super::principal::Principal;
 use super::rule::Rule;
-use crate::diagnose::Diagnostics;
+use crate::diagnose::{Diagnostics, Place};
 use crate::provider::{Class, Provider};
 
 /// Paths of credentials, for patterns whose wildcards may reach them.
@@ -19,7 +20,60 @@ const CREDENTIALS: &[&[&str]] = &[
     ],
 ];
 
+/// Rules of a policy up to this long are held against each other. A longer
+/// one was written by a program, and the time grows with the square.
+const MOST_COMPARED: usize = 1000;
+
+/// A pattern that is well written, but surely matches nothing.
+pub(super) fn of_pattern(
+    pattern: &Pattern,
+    provider: Provider,
+    place: &Place,
+    found: &mut Diagnostics,
+) {
+    let roots = provider.roots();
+    if pattern.words().iter().any(|word| word.starts_with(".*")) {
+        found.warning(
+            place.clone(),
+            format!("`.*` in \"{pattern}\" asks for a dot"),
+            "a `*` by itself stands for anything within a segment, `**` for any segments",
+        );
+    } else if !roots.iter().any(|root| pattern.can_begin_with(root)) {
+        found.warning(
+            place.clone(),
+            format!("\"{pattern}\" matches no path of this service"),
+            format!("they begin with /{}", roots.join(", /")),
+        );
+    }
+}
+
+/// Rules that an earlier one leaves nothing to decide, where that is certain.
+fn warn_of_unreached(rules: &[Rule], provider: Provider, found: &mut Diagnostics) {
+    for (at, rule) in rules.iter().enumerate().take(MOST_COMPARED) {
+        let covers = |earlier: &&Rule| {
+            earlier.except.is_empty()
+                && rule
+                    .who
+                    .iter()
+                    .all(|who| earlier.who.iter().any(|wide| wide.includes(who)))
+                && earlier.paths.includes(&rule.paths, provider)
+        };
+        if let Some(earlier) = rules.iter().take(at).find(covers) {
+            found.warning(
+                rule.place.clone(),
+                format!("the rule \"{}\" is never reached", rule.name),
+                format!(
+                    "\"{}\" at {} decides first for all its callers and paths",
+                    earlier.name,
+                    earlier.place.file_and_line()
+                ),
+            );
+        }
+    }
+}
+
 pub(super) fn warn(rules: &[Rule], provider: Provider, found: &mut Diagnostics) {
+    warn_of_unreached(rules, provider, found);
     for rule in rules.iter().filter(|rule| rule.action == Action::Allow) {
         let reaches_credentials = rule
             .paths

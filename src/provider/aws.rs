@@ -9,6 +9,8 @@ use super::Class;
 
 pub(super) const HOST_NAMES: &[&str] = &["instance-data.ec2.internal", "instance-data"];
 
+pub(super) const ROOTS: &[&str] = &["meta-data", "dynamic", "user-data"];
+
 /// `@role`: what an SDK reads to act as the machine's role: the listing that
 /// gives the role's name, and the credentials below it.
 pub(super) const PATH_SETS: &[(&str, &[&str])] = &[(

@@ -102,6 +102,13 @@ impl Provider {
         }
     }
 
+    /// The first segments that paths below the version have.
+    pub fn roots(self) -> &'static [&'static str] {
+        match self {
+            Self::Aws => aws::ROOTS,
+        }
+    }
+
     /// The class of a path, given by its segments below the version.
     pub fn classify(self, segments: &[&str]) -> Class {
         match self {

@@ -22,8 +22,9 @@ use super::answer::{self, Persistence};
 use super::gate::{Gate, Inbox, LeftOver};
 use super::{Proxy, pipeline::Closed};
 use crate::audit::{self, Event, Reason};
-use crate::caller::ClientSocket;
+use crate::caller::{ClientSocket, Peer};
 use crate::ids::{ClientAddr, MetadataAddr, unmapped};
+use crate::limits;
 use crate::request::{Malformed, Rejected};
 
 /// How long accepting rests when it fails, as without a descriptor left.
@@ -80,14 +81,16 @@ impl Proxy {
             };
             match accepted {
                 Ok((slot, stream, peer)) => {
-                    let proxy = Arc::clone(&self);
-                    let stop = stop.clone();
-                    tokio::spawn(async move {
-                        proxy
-                            .connection(stream, ClientAddr::new(peer), service, stop)
-                            .await;
-                        drop(slot);
-                    });
+                    if let Some(met) = self.admit(&stream, ClientAddr::new(peer), service) {
+                        let (proxy, stop) = (Arc::clone(&self), stop.clone());
+                        tokio::spawn(async move {
+                            proxy.connection(stream, met, stop).await;
+                            drop(slot);
+                        });
+                    }
+                    // A queue of one user's connections may not keep the
+                    // requests of others waiting until it is empty.
+                    tokio::task::yield_now().await;
                 }
                 Err(error) if is_the_clients(&error) => {}
                 Err(error) => {
@@ -103,24 +106,43 @@ impl Proxy {
         }
     }
 
-    async fn connection(
-        self: Arc<Self>,
-        stream: TcpStream,
+    /// Whether a connection may be served: it came by the redirect, and is
+    /// within the share of whose it is.
+    fn admit(
+        &self,
+        stream: &TcpStream,
         client: ClientAddr,
         service: MetadataAddr,
-        mut stop: watch::Receiver<bool>,
-    ) {
-        if let Err(detail) = redirected_from(&stream, client, service) {
-            audit::connection_refused(&self.log, client, Reason::NotRedirected, detail, self.mode);
-            return;
+    ) -> Option<(Peer, limits::Connection)> {
+        let refuse = |uid, reason, detail| {
+            audit::connection_refused(&self.log, client, uid, reason, detail, self.mode);
+        };
+        if let Err(detail) = redirected_from(stream, client, service) {
+            refuse(None, Reason::NotRedirected, detail);
+            return None;
         }
-        // An answer is one write; waiting to fill a segment only delays it.
-        let _ = stream.set_nodelay(true);
         // Of a connection that was reset, the peer is no longer told
         // (ENOTCONN, getpeername(2)).
         let peer = self.callers.meet(ClientSocket { client, service }, || {
             stream.peer_addr().is_ok()
         });
+        match self.limits.connection(peer.uid(), Instant::now()) {
+            Ok(counted) => Some((peer, counted)),
+            Err(over) => {
+                refuse(peer.uid(), Reason::Limit, over.as_str());
+                None
+            }
+        }
+    }
+
+    async fn connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        (peer, _counted): (Peer, limits::Connection),
+        mut stop: watch::Receiver<bool>,
+    ) {
+        // An answer is one write; waiting to fill a segment only delays it.
+        let _ = stream.set_nodelay(true);
         let inbox = Arc::new(Inbox::default());
         let gate = Gate::new(stream, Arc::clone(&self.service), Arc::clone(&inbox));
         let stopping = stop.clone();

@@ -127,6 +127,13 @@ pub(super) fn rejected(cause: Rejection, id: &str) -> Reply {
     json(status, headers, code, message)
 }
 
+/// 429: more of them than the caller's share; others are served meanwhile.
+pub(super) fn too_many(what: &str, id: &str) -> Reply {
+    let message = format!("imdsfw: too many {what} for one user; wait and try again, id {id}");
+    let status = StatusCode::TOO_MANY_REQUESTS;
+    json(status, HeaderMap::new(), "TooManyRequests", message)
+}
+
 /// A failure that is not the client's.
 pub(super) fn failed(status: StatusCode, what: &str, id: &str) -> Reply {
     let message = format!("imdsfw: {what}, id {id}");

@@ -27,6 +27,8 @@ use crate::request::{
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 /// Between two requests on one connection.
 const IDLE_DEADLINE: Duration = Duration::from_secs(60);
+/// For the client to take anything at all of an answer that waits for it.
+const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 /// More than any head that is not refused yet: one that is, is refused by the
 /// time this much of it has come.
 const BUFFER_MAX: usize = REQUEST_LINE_MAX + HEADERS_MAX + 64;
@@ -131,6 +133,8 @@ pub(super) struct Gate {
     released: usize,
     refused: bool,
     deadline: Deadline,
+    /// Runs while the client takes nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl Gate {
@@ -143,7 +147,25 @@ impl Gate {
             released: 0,
             refused: false,
             deadline: Deadline::in_(HEAD_DEADLINE),
+            stalled: None,
         }
+    }
+
+    /// A client that does not read may not keep its connection for ever.
+    fn written(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let stalled = self
+            .stalled
+            .get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + WRITE_DEADLINE)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// Reads a head from the buffer, if one is there, and lets hyper have it.
@@ -274,7 +296,8 @@ impl Write for Gate {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.written(cx, written)
     }
 
     fn poll_write_vectored(
@@ -282,7 +305,8 @@ impl Write for Gate {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.written(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

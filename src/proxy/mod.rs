@@ -29,6 +29,7 @@ pub use guards::Guards;
 use crate::audit::{Decision, Ending, Log, Pending, Reason};
 use crate::caller::{Callers, Peer};
 use crate::config::{Action, Config, HOST_CONNECTIONS, Mode, TokenMode};
+use crate::limits::{Limits, Owners};
 use crate::policy::Policy;
 use crate::request::{Rejected, Service};
 use crate::token::{Moment, TokenKey};
@@ -37,6 +38,8 @@ use answer::Reply;
 use gate::Arrived;
 use pipeline::Closed;
 
+/// How often denials that have no record of their own are summarised.
+const SUMMARISE_EVERY: Duration = Duration::from_secs(1);
 /// For requests under way when the daemon is told to stop, on top of the time
 /// the service may take to answer.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -44,12 +47,14 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// Everything a request meets on its way.
 pub struct Proxy {
     log: Log,
+    connections: usize,
     callers: Arc<Callers>,
     guards: Guards,
     policy: Policy,
     tokens: TokenKey,
     upstream: Upstream,
     service: Arc<Service>,
+    limits: Limits,
     mode: Mode,
     token_mode: TokenMode,
     on_audit_failure: Action,
@@ -57,18 +62,32 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Puts the parts together. Connects to nothing.
+    /// Puts the parts together. Connects to nothing. `descriptors` is how many
+    /// this process may have open.
     pub fn new(
         config: &Config,
         policy: Policy,
         log: Log,
         callers: Callers,
         guards: Guards,
+        owners: Owners,
+        descriptors: usize,
     ) -> Result<Self, getrandom::Error> {
         let mut key = [0; 64];
         getrandom::fill(&mut key)?;
+        let owners = Arc::new(owners);
+        if config.limits.enabled {
+            let per_second = config.limits.denials_recorded_per_second;
+            log.limit_denials(per_second, Arc::clone(&owners));
+        }
+        // Each connection may need one more towards the service.
+        let connections = usize::from(HOST_CONNECTIONS)
+            .min(descriptors.saturating_sub(64) / 2)
+            .max(2);
         Ok(Self {
             log,
+            connections,
+            limits: Limits::new(&config.limits, owners, connections),
             callers: Arc::new(callers),
             guards,
             policy,
@@ -86,18 +105,20 @@ impl Proxy {
     }
 
     /// Serves the listeners until `stop` changes, then finishes what is under
-    /// way. `descriptors` is how many this process may have open.
+    /// way.
     pub async fn run(
         self: Arc<Self>,
         listeners: Vec<Listener>,
-        descriptors: usize,
         mut stop: watch::Receiver<bool>,
     ) -> io::Result<()> {
-        // Each connection may need one more towards the service.
-        let connections = usize::from(HOST_CONNECTIONS)
-            .min(descriptors.saturating_sub(64) / 2)
-            .max(1);
-        let slots = Arc::new(Semaphore::new(connections));
+        let slots = Arc::new(Semaphore::new(self.connections));
+        let log = self.log.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(SUMMARISE_EVERY).await;
+                log.summarise_denials();
+            }
+        });
         let mut accepting = JoinSet::new();
         for Listener { socket, service } in listeners {
             let listener = tokio::net::TcpListener::from_std(socket)?;
@@ -106,7 +127,7 @@ impl Proxy {
         }
         accept::stopped(&mut stop).await;
         accepting.join_all().await;
-        let all = u32::try_from(connections).unwrap_or(u32::MAX);
+        let all = u32::try_from(self.connections).unwrap_or(u32::MAX);
         // What is not finished by then is cut off, and recorded as that.
         let _ = tokio::time::timeout(self.drain, slots.acquire_many(all)).await;
         Ok(())

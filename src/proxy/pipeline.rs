@@ -1,6 +1,7 @@
 //! The way of one request, from its bytes to its answer and its one record.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use hyper::StatusCode;
 
@@ -46,6 +47,7 @@ impl Proxy {
         if self.guards.are_gone() {
             return Err(close(record, NoAnswer::GuardsGone));
         }
+        self.limits.turn(peer.uid()).await;
         let (request, caller) = match (arrived, caller) {
             (Err(rejected), caller) => {
                 if let Ok(caller) = &caller {
@@ -64,6 +66,16 @@ impl Proxy {
 
     async fn mint(&self, mut record: Pending, caller: &Caller, ttl: Ttl) -> Served {
         record.facts.verdict = Some(Decision::Allow);
+        if let Err(over) = self.limits.token(caller.uid(), Instant::now()) {
+            let reply = answer::too_many("tokens", record.id());
+            record.finish(ending(
+                Decision::Deny,
+                Reason::Limit,
+                Some(over.as_str()),
+                &reply,
+            ));
+            return Ok(reply);
+        }
         match self.token_mode {
             TokenMode::Relay => {
                 self.forward(record, caller, Permit::mint(caller, ttl), None)
@@ -128,7 +140,7 @@ impl Proxy {
             (Some(token), TokenMode::Bound) => {
                 self.tokens.verify(token, caller.uid(), boottime()).into()
             }
-            (Some(token), TokenMode::Relay) if token.as_str().is_empty() => TokenState::Bad,
+            (Some(token), TokenMode::Relay) if token.as_str().is_empty() => TokenState::Foreign,
             (Some(token), TokenMode::Relay) => TokenState::Relayed(token.clone()),
         }
     }
@@ -146,6 +158,7 @@ impl Proxy {
         if let Err(why) = self.confirm(caller) {
             return Err(close(record, why));
         }
+        let _lane = self.limits.upstream(caller.uid()).await;
         let access = match permit.ask() {
             Ask::Read { access, .. } => Some(access.clone()),
             Ask::Mint(_) => None,

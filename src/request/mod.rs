@@ -18,4 +18,4 @@ pub use canonical::{
 pub use head::{HEADER_COUNT_MAX, HEADERS_MAX, HttpVersion, REQUEST_LINE_MAX, RawHead, Scan, scan};
 pub use host::Service;
 pub use malformed::Malformed;
-pub use path::{CanonicalPath, PathError};
+pub use path::{CanonicalPath, PathError, path_of_url};

@@ -53,6 +53,16 @@ impl fmt::Display for PathError {
     }
 }
 
+/// The path within an `http://` URL, for people who paste one where a path is
+/// meant. A request that carries one is malformed.
+pub fn path_of_url(url: &str) -> Option<&str> {
+    let rest = url.strip_prefix("http://")?;
+    Some(match rest.find('/') {
+        Some(at) => rest.get(at..).unwrap_or_default(),
+        None => "/",
+    })
+}
+
 /// One path in its only form: a single slash between segments, escapes
 /// decoded, and the client's trailing slash kept for the service, which on
 /// some paths tells the two apart. Rules never see that slash.

@@ -131,6 +131,14 @@ impl<'a> Host<'a> {
         }
     }
 
+    /// Subordinate uids, in the mount namespace of [`Host::prepare`].
+    pub(crate) fn provide_subuid(&self, text: &str) {
+        let ours = self.path("subuid");
+        fs::write(&ours, text).unwrap();
+        let none: Option<&str> = None;
+        mount(Some(&ours), "/etc/subuid", none, MsFlags::MS_BIND, none).unwrap();
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -146,13 +154,18 @@ impl<'a> Host<'a> {
     /// `more` comes behind the keys below, in the same form: `audit.on_failure = …`.
     pub(crate) fn write_config(&self, more: &str) {
         let dir = self.dir.path().display();
+        // Tests that are not about limits send more than one user may.
+        let limits = match more.contains("limits.enabled") {
+            true => "",
+            false => "limits.enabled = false\n",
+        };
         let text = format!(
             "schema = 1\nuser = \"imdsfw\"\n\
              policy.directories = [\"{dir}/policy.d\"]\n\
              audit.file = \"{dir}/log/audit.jsonl\"\n\
              control.socket = \"{dir}/control.sock\"\n\
              state.directory = \"{dir}/state\"\n\
-             limits.enabled = false\n{more}\n"
+             {limits}{more}\n"
         );
         fs::write(self.config(), text).unwrap();
     }

@@ -124,6 +124,12 @@ impl Client {
         self
     }
 
+    /// So that what is sent to it piles up at the other end.
+    pub(crate) fn small_receive_buffer(self) -> Self {
+        setsockopt(&self.fd, sockopt::RcvBuf, &4096).unwrap();
+        self
+    }
+
     pub(crate) fn bound_to_device(self, device: &str) -> Self {
         setsockopt(&self.fd, sockopt::BindToDevice, &device.into()).unwrap();
         self

@@ -274,7 +274,17 @@ fn stopping_under_load_finishes_and_records_every_request() {
         assert!(answered >= 40 && of(AMI).len() == answered, "{answered}");
         assert!(of(AMI).iter().all(|it| it["status"] == 200));
         let log = host.audit();
-        assert_eq!(log.last().unwrap()["event"], "daemon.stopped");
+        let last = log.last().unwrap();
+        assert_eq!(last["event"], "daemon.stopped");
+        assert_eq!(last["detail"]["signal"], "SIGTERM");
+        let loaded = log.iter().find(|it| it["event"] == "policy.loaded");
+        let files = loaded.unwrap()["detail"]["files"].as_array().unwrap();
+        assert!(
+            files
+                .iter()
+                .all(|it| it.as_str().unwrap().ends_with(".toml"))
+        );
+        assert!(!files.is_empty());
         assert_gap_free(&log);
     });
 }

@@ -19,6 +19,7 @@ mod common;
 mod drift;
 mod http_table;
 mod identity;
+mod limits;
 mod log_file;
 mod observe;
 mod overload;

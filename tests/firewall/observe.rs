@@ -57,7 +57,7 @@ fn a_denied_read_passes_and_is_recorded() {
         let absent = "/latest/meta-data/no-such-item";
         assert_outcome(&host, (ALICE, absent, Some(&alice)), 404, denied);
         // A token that is nobody's would be the service's 401 as well.
-        let bad = ["deny", "deny", "token_invalid", "-"];
+        let bad = ["deny", "deny", "token_invalid", "foreign"];
         assert_outcome(&host, (ALICE, AMI, Some("AQAEAexample==")), 401, bad);
     });
 }

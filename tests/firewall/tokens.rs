@@ -53,6 +53,7 @@ fn a_token_of_an_earlier_run_is_worth_nothing() {
         assert_eq!(get(ALICE, V4, AMI, Some(&old)).status, 401);
         let record = host.records(3).pop().unwrap();
         assert_eq!(record["reason"], "token_invalid");
+        assert_eq!(record["detail"], "foreign");
         let new = token(ALICE, V4, 21600);
         assert_eq!(get(ALICE, V4, AMI, Some(&new)).status, 200);
     });

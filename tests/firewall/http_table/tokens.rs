@@ -103,6 +103,7 @@ fn of_another_uid_and_root_has_no_better_right() {
         assert_eq!(get(ROOT, V6, AMI, Some(&alices)).status, 401);
         let record = host.records(4).pop().unwrap();
         assert_eq!(record["caller"]["uid"], 0);
+        assert_eq!(record["detail"], "other_uid");
         assert_eq!(record["reason"], "token_invalid");
         let tokens = [roots.as_str(), &bobs].map(Some);
         assert_unauthorized(net, &mut host, &tokens, "token_invalid");
@@ -130,6 +131,7 @@ fn expired() {
         );
         assert!(polled.len() > 2, "the token was good at first");
         assert_eq!(polled.last().unwrap()["reason"], "token_invalid");
+        assert_eq!(polled.last().unwrap()["detail"], "expired");
         assert_untouched(net, &host);
     });
 }

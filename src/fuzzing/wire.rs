@@ -1,0 +1,229 @@
+//! Readers of what clients and the kernel send.
+
+use std::net::SocketAddr;
+
+use crate::caller::{CallerUnknown, ClientSocket, SocketOwner, reply};
+use crate::ids::{ClientAddr, MetadataAddr, Uid};
+use crate::provider::Provider;
+use crate::request::{
+    CanonicalPath, CanonicalRequest, Intent, PresentedToken, RawHead, Scan, Service, Ttl, scan,
+};
+use crate::token::{Moment, TokenError, TokenKey};
+
+/// Of a head that is looked at after each byte that arrives.
+const ARRIVING_MAX: usize = 512;
+
+fn service() -> Service {
+    Service {
+        provider: Provider::Aws,
+        addresses: Provider::Aws.addresses(),
+    }
+}
+
+/// Heads and requests: what is said of a head does not depend on how it
+/// arrives, hyper's parser finds the same request in it, and what is judged
+/// is what is sent.
+pub fn request(bytes: &[u8]) {
+    arrival(bytes);
+    let Scan::Whole { head, len } = scan(bytes) else {
+        return;
+    };
+    // In place of a request that is refused, hyper gets one of our own.
+    let Ok(request) = CanonicalRequest::parse(&service(), &head) else {
+        return;
+    };
+    same_to_hyper(bytes, &head, len);
+    let Intent::Read(read) = request.intent() else {
+        return;
+    };
+    let path = read.path.as_str();
+    let again = CanonicalPath::parse(Provider::Aws, path.as_bytes());
+    assert_eq!(
+        again.as_ref(),
+        Ok(&read.path),
+        "a canonical path is canonical"
+    );
+    let sent = format!(
+        "{} {path} HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n",
+        read.method.as_str()
+    );
+    let Scan::Whole { head, len } = scan(sent.as_bytes()) else {
+        panic!("what is sent is no request: {sent:?}");
+    };
+    assert_eq!(len, sent.len(), "more than one request is sent: {sent:?}");
+    let received = CanonicalRequest::parse(&service(), &head);
+    let Ok(Intent::Read(received)) = received.as_ref().map(CanonicalRequest::intent) else {
+        panic!("what is sent is refused: {sent:?}");
+    };
+    assert_eq!((received.method, &received.path), (read.method, &read.path));
+    let printed = format!("{:?}", read.token);
+    assert!(printed == "None" || printed == "Some(PresentedToken(…))");
+}
+
+fn arrival(bytes: &[u8]) {
+    let all = scan(bytes);
+    for len in 0..bytes.len().min(ARRIVING_MAX) {
+        match (scan(bytes.get(..len).unwrap_or_default()), &all) {
+            (Scan::Partial, _) => {}
+            // What follows belongs to the next request.
+            (early @ Scan::Whole { .. }, all) => assert_eq!(&early, all),
+            (Scan::Refused(_), Scan::Refused(_)) => {}
+            (early, all) => panic!("after {len} bytes {early:?}, in the end {all:?}"),
+        }
+    }
+}
+
+fn same_to_hyper(bytes: &[u8], head: &RawHead<'_>, len: usize) {
+    let mut headers = [httparse::EMPTY_HEADER; crate::request::HEADER_COUNT_MAX];
+    let mut theirs = httparse::Request::new(&mut headers);
+    match theirs.parse(bytes) {
+        Ok(httparse::Status::Complete(end)) => {
+            let body = len.checked_sub(end);
+            assert!(matches!(body, Some(0 | 5)), "another end: {len}, {end}");
+            assert_eq!(theirs.method.map(str::as_bytes), Some(head.method));
+            assert_eq!(theirs.path.map(str::as_bytes), Some(head.target));
+            let theirs: Vec<_> = theirs
+                .headers
+                .iter()
+                .map(|header| (header.name.as_bytes(), header.value))
+                .collect();
+            assert_eq!(theirs, head.headers);
+        }
+        other => panic!("to hyper this is {other:?}"),
+    }
+}
+
+/// Tokens: nothing but the very token that was minted, shown by the very uid
+/// in its time, is accepted. The first 16 bytes are uid, time and life, the
+/// rest is XORed onto the token.
+pub fn token(bytes: &[u8]) {
+    let Some((drawn, change)) = bytes.split_first_chunk::<16>() else {
+        return;
+    };
+    let [u0, u1, u2, u3, v0, v1, v2, v3, t0, t1, later @ ..] = *drawn;
+    let uid = Uid(u32::from_be_bytes([u0, u1, u2, u3]));
+    let other = Uid(u32::from_be_bytes([v0, v1, v2, v3]));
+    let seconds = u32::from(u16::from_be_bytes([t0, t1])) % crate::request::TTL_MAX + 1;
+    let Ok(ttl) = Ttl::parse(seconds.to_string().as_bytes()) else {
+        panic!("no life of a token: {seconds}");
+    };
+    let later = later
+        .iter()
+        .fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+    let key = TokenKey::new(&[7; 64]);
+    let minted = key.mint(uid, ttl, Moment(0), *b"a nonce!").into_body();
+    let mut shown = minted.clone().into_bytes();
+    for (byte, change) in shown.iter_mut().zip(change) {
+        *byte ^= change;
+    }
+    shown.extend(change.get(minted.len()..).unwrap_or_default());
+    let Some(presented) = presented(&shown) else {
+        return;
+    };
+    for asking in [uid, other] {
+        match key.verify(&presented, asking, Moment(later)) {
+            Ok(left) => {
+                assert_eq!(presented.as_str(), minted, "an altered token is accepted");
+                assert_eq!(asking, uid, "another uid's token is accepted");
+                assert!((1..=seconds).contains(&left));
+                assert!(later < u64::from(seconds) * 1000);
+            }
+            Err(TokenError::OtherUid { .. }) => {
+                assert!(presented.as_str() == minted && asking != uid)
+            }
+            Err(TokenError::Expired) => {
+                assert_eq!(presented.as_str(), minted);
+                assert!(later >= u64::from(seconds) * 1000);
+            }
+            Err(TokenError::Foreign) => assert_ne!(presented.as_str(), minted),
+        }
+        let of_another_run = TokenKey::new(&[8; 64]).verify(&presented, asking, Moment(later));
+        assert_eq!(of_another_run, Err(TokenError::Foreign));
+    }
+}
+
+/// As a request brings it, if these bytes can stand in one.
+fn presented(token: &[u8]) -> Option<PresentedToken> {
+    let head = [
+        b"GET / HTTP/1.0\r\nX-aws-ec2-metadata-token: ".as_slice(),
+        token,
+        b"\r\n\r\n",
+    ]
+    .concat();
+    let Scan::Whole { head, .. } = scan(&head) else {
+        return None;
+    };
+    let request = CanonicalRequest::parse(&service(), &head).ok()?;
+    match request.intent() {
+        Intent::Read(read) => read.token.clone(),
+        Intent::Mint(_) => None,
+    }
+}
+
+/// Replies of the kernel: whoever is named as the owner was named by the
+/// reply to this very question, about this very socket, established, with an
+/// inode, and is not the daemon. The fields are read a second time, at the
+/// offsets of `nlmsghdr` and `inet_diag_msg`.
+pub fn netlink(message: &[u8]) {
+    const SEQ: u32 = 7;
+    const OWN: Uid = Uid(990);
+    let client = SocketAddr::from(([10, 77, 0, 2], 40112));
+    let service = SocketAddr::from(([169, 254, 169, 254], 80));
+    let asked = ClientSocket {
+        client: ClientAddr::new(client),
+        service: MetadataAddr(service),
+    };
+    let Some(Ok(owner)) = reply(message, SEQ, asked, OWN) else {
+        return;
+    };
+    let SocketOwner {
+        uid, inode, cookie, ..
+    } = owner;
+    assert!(uid != OWN && inode != 0);
+    assert_eq!(u16_at(message, 4), 20, "SOCK_DIAG_BY_FAMILY");
+    assert_eq!(u32_at(message, 8), SEQ);
+    assert_eq!(message.get(17), Some(&1), "TCP_ESTABLISHED");
+    assert_eq!(message.get(20..24), Some([0x9c, 0xb0, 0, 80].as_slice()));
+    let (local, remote) = match message.get(16) {
+        Some(2) => (message.get(24..28), message.get(40..44)),
+        Some(10) => {
+            let mapped = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+            for at in [24..36, 40..52] {
+                assert_eq!(message.get(at), Some(mapped.as_slice()));
+            }
+            (message.get(36..40), message.get(52..56))
+        }
+        family => panic!("an address of family {family:?}"),
+    };
+    assert_eq!(local, Some([10, 77, 0, 2].as_slice()));
+    assert_eq!(remote, Some([169, 254, 169, 254].as_slice()));
+    let cookie_at = message.get(60..).and_then(|rest| rest.first_chunk());
+    assert_eq!(
+        cookie_at.map(|bytes| u64::from_ne_bytes(*bytes)),
+        Some(cookie)
+    );
+    assert_eq!((uid.0, inode), (u32_at(message, 80), u32_at(message, 84)));
+    let elsewhere = ClientSocket {
+        client: ClientAddr::new(SocketAddr::from(([10, 77, 0, 2], 40113))),
+        ..asked
+    };
+    assert_eq!(
+        reply(message, SEQ, elsewhere, OWN),
+        Some(Err(CallerUnknown::OtherSocket))
+    );
+    assert_eq!(reply(message, SEQ + 1, asked, OWN), None);
+    assert_eq!(
+        reply(message, SEQ, asked, uid),
+        Some(Err(CallerUnknown::OwnUid))
+    );
+}
+
+fn u16_at(message: &[u8], at: usize) -> u16 {
+    let found = message.get(at..).and_then(|rest| rest.first_chunk());
+    found.map_or(0, |bytes| u16::from_ne_bytes(*bytes))
+}
+
+fn u32_at(message: &[u8], at: usize) -> u32 {
+    let found = message.get(at..).and_then(|rest| rest.first_chunk());
+    found.map_or(0, |bytes| u32::from_ne_bytes(*bytes))
+}
