@@ -28,6 +28,8 @@ pub enum StartError {
     Bind(SocketAddr, u16, io::Error),
     /// The log or its directory.
     Audit(PathBuf, io::Error),
+    /// The socket for the watcher of the rules.
+    Post(PathBuf, io::Error),
     /// The limit of open descriptors.
     Descriptors(io::Error),
     /// There is no witness.
@@ -85,6 +87,12 @@ impl fmt::Display for StartError {
                 f,
                 "cannot open the audit log {}: {error}; the daemon's user must be able to \
                  write there",
+                path.display()
+            ),
+            Self::Post(path, error) => write!(
+                f,
+                "cannot listen on {}, where `imdsfw rules watch` reports: {error}; choose \
+                 another directory with `socket` under [control]",
                 path.display()
             ),
             Self::Descriptors(error) => write!(f, "cannot raise the descriptor limit: {error}"),

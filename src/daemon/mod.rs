@@ -8,9 +8,11 @@
 //! from outside while it holds a privilege.
 
 mod error;
-mod notify;
+mod guards;
+pub(crate) mod notify;
 
 use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -30,8 +32,9 @@ use crate::ids::{self, MetadataAddr};
 use crate::intercept::{self, Drift, RuleSet};
 use crate::limits::Owners;
 use crate::policy::Policy;
-use crate::proxy::{Listener, Proxy};
+use crate::proxy::{Guards, Listener, Proxy};
 use crate::sys::privilege;
+use crate::watch::report;
 
 /// Threads that may be waiting for NSS at once.
 const NSS_THREADS: usize = 8;
@@ -59,17 +62,27 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     let listeners = bind(config)?;
     let uid = rules.daemon_uid();
     let (account, gid) = own_account(uid);
+    let post = report::socket(config);
+    let post =
+        guards::listen(&post, account, gid).map_err(|error| StartError::Post(post, error))?;
     provide_directory(&config.audit.file, account, gid)?;
     let descriptors = privilege::raise_descriptor_limit().map_err(StartError::Descriptors)?;
     let witness = Witness::start(&config.witness_user, uid).map_err(StartError::Witness)?;
     privilege::drop_to(account, gid).map_err(StartError::Privilege)?;
-    serve(config, policy, listeners, owners, uid, witness, descriptors)
+    let sockets = Sockets { listeners, post };
+    serve(config, policy, sockets, owners, uid, witness, descriptors)
+}
+
+/// What was bound with root's rights.
+struct Sockets {
+    listeners: Vec<Listener>,
+    post: UnixListener,
 }
 
 fn serve(
     config: &Config,
     LoadedPolicy { policy, sources }: LoadedPolicy,
-    listeners: Vec<Listener>,
+    Sockets { listeners, post }: Sockets,
     owners: Owners,
     uid: ids::Uid,
     witness: Witness,
@@ -97,11 +110,21 @@ fn serve(
         },
     );
     let greeting = Greeting::new(&started, &policy, uid);
-    let proxy = Proxy::new(config, policy, log.clone(), callers, owners, descriptors)
-        .map_err(StartError::Random)?;
+    let guards = Guards::default();
+    let proxy = Proxy::new(
+        config,
+        policy,
+        log.clone(),
+        callers,
+        guards.clone(),
+        owners,
+        descriptors,
+    )
+    .map_err(StartError::Random)?;
     let ended_by = Arc::new(OnceLock::new());
     let served = runtime.block_on(async {
         let stop = on_signals(log.clone(), Arc::clone(&ended_by))?;
+        tokio::spawn(guards::heed(post, guards, log.clone()));
         notify::ready();
         greeting.say();
         Arc::new(proxy).run(listeners, stop).await

@@ -16,6 +16,7 @@ mod audit;
 mod backends;
 #[path = "../common/mod.rs"]
 mod common;
+mod drift;
 mod http_table;
 mod identity;
 mod limits;
