@@ -19,7 +19,10 @@ const ACTIONS: &[(&str, Action)] = &[("deny", Action::Deny), ("allow", Action::A
 const TABLES: &[(&str, &[&str])] = &[
     ("", &["schema", "user", "witness_user", "provider"]),
     ("listen", &["port"]),
-    ("rules", &["backend", "mark", "listener_mark", "mask"]),
+    (
+        "rules",
+        &["backend", "egress_deny", "mark", "listener_mark", "mask"],
+    ),
     ("upstream", &["addresses", "connect_timeout", "timeout"]),
     ("policy", &["mode", "default", "directories", "watch"]),
     ("tokens", &["mode"]),
