@@ -68,3 +68,5 @@ pub mod token;
 pub mod upstream;
 #[forbid(unsafe_code)]
 pub mod utc;
+#[forbid(unsafe_code)]
+pub mod watch;

@@ -37,6 +37,19 @@ pub enum Event {
     /// Accepting pauses: the host or the process has no descriptor left.
     #[serde(rename = "daemon.overloaded")]
     DaemonOverloaded,
+    /// The kernel rules had been changed; what was, and by whom.
+    #[serde(rename = "rules.drift")]
+    RulesDrift,
+    /// They are as they must be again.
+    #[serde(rename = "rules.restored")]
+    RulesRestored,
+    /// Nobody is served: the rules cannot be restored, or nobody watches them
+    /// any more.
+    #[serde(rename = "rules.unguarded")]
+    RulesUnguarded,
+    /// Serving again.
+    #[serde(rename = "rules.guarded")]
+    RulesGuarded,
     /// Denials past the rate that is recorded one by one.
     #[serde(rename = "limit.denials_summarised")]
     DenialsSummarised,
@@ -108,6 +121,8 @@ pub enum Reason {
     UpstreamTimeout,
     /// Nobody can be named as the caller; `detail` says what was seen.
     CallerUnknown,
+    /// The kernel rules are broken, or are not watched any more.
+    GuardsGone,
     /// The connection did not come by the redirect of this listener.
     NotRedirected,
     /// The client went away first.
@@ -137,6 +152,7 @@ impl Reason {
             Self::UpstreamInvalid => "upstream_invalid",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::CallerUnknown => "caller_unknown",
+            Self::GuardsGone => "guards_gone",
             Self::NotRedirected => "not_redirected",
             Self::ClientGone => "client_gone",
             Self::Internal => "internal",

@@ -89,6 +89,16 @@ pub fn main() -> ExitCode {
     })
 }
 
+/// For what stays in the foreground: the service manager has the time.
+fn log_to_stderr() {
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .without_time()
+        .with_target(false)
+        .with_max_level(tracing::Level::INFO)
+        .init();
+}
+
 /// Breaks lines of more than 80 columns at their spaces. What was laid out
 /// before, such as the findings in a file, is left as it is.
 fn fold(text: &str) -> String {

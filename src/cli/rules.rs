@@ -7,6 +7,7 @@ use clap::Subcommand;
 use super::{ConfigArg, Outcome, fold};
 use crate::config::{BACKENDS, Backend};
 use crate::intercept::{self, Ended, RuleSet};
+use crate::watch;
 
 /// The kernel rules: redirect and guards.
 #[derive(clap::Args, Debug)]
@@ -45,6 +46,19 @@ enum Action {
         /// Print one JSON object: {"ok":BOOL,"drift":[{"kind","place","line"}]}.
         #[arg(long)]
         json: bool,
+    },
+    /// Load the rules, and restore them whenever they change.
+    ///
+    /// Stays in the foreground and tells the daemon every second how the rules
+    /// stand. Once heard, it is relied on: when it reports rules that cannot
+    /// be restored, or falls silent, the daemon stops serving. The rules stay
+    /// when it ends; stop it before `imdsfw rules remove`.
+    #[command(after_help = "Example: imdsfw rules watch")]
+    Watch {
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        backend: BackendArg,
     },
     /// Take the rules out; every user then reaches the service directly.
     #[command(after_help = "Example: imdsfw rules remove")]
@@ -95,6 +109,12 @@ pub(super) fn run(args: Args) -> Outcome {
             backend,
             json,
         } => verify(&rule_set(&config, &backend)?, json),
+        Action::Watch { config, backend } => {
+            super::log_to_stderr();
+            let config = config.load()?;
+            let rules = through(RuleSet::from_config(&config)?, &backend);
+            match watch::run(&config, rules)? {}
+        }
         Action::Remove { backend } => {
             let removed = intercept::remove(backend.backend)?;
             for backend in &removed {
@@ -135,7 +155,10 @@ fn rule_set(
     config: &ConfigArg,
     backend: &BackendArg,
 ) -> Result<RuleSet, Box<dyn std::error::Error>> {
-    let rules = RuleSet::from_config(&config.load()?)?;
-    let asked = backend.backend.or(rules.backend());
-    Ok(rules.through(asked))
+    Ok(through(RuleSet::from_config(&config.load()?)?, backend))
+}
+
+fn through(rules: RuleSet, asked: &BackendArg) -> RuleSet {
+    let backend = asked.backend.or(rules.backend());
+    rules.through(backend)
 }

@@ -22,12 +22,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> Outcome {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .without_time()
-        .with_target(false)
-        .with_max_level(tracing::Level::INFO)
-        .init();
+    super::log_to_stderr();
     daemon::run(&args.config.load()?, &args.config.config)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -57,6 +57,9 @@ pub struct RulesConfig {
     pub backend: Option<Backend>,
     /// `mark`, `listener_mark` and `mask`.
     pub marks: Marks,
+    /// Whether the watcher denies everybody but the daemon the metadata
+    /// addresses by a table that nobody else can flush.
+    pub egress_deny: bool,
 }
 
 /// The kernel's rule languages, as the tools that load them.
@@ -187,6 +190,7 @@ impl Default for Config {
             rules: RulesConfig {
                 backend: None,
                 marks: Marks::default(),
+                egress_deny: true,
             },
             upstream: Upstream {
                 addresses: provider.addresses(),

@@ -19,7 +19,10 @@ const ACTIONS: &[(&str, Action)] = &[("deny", Action::Deny), ("allow", Action::A
 const TABLES: &[(&str, &[&str])] = &[
     ("", &["schema", "user", "witness_user", "provider"]),
     ("listen", &["port"]),
-    ("rules", &["backend", "mark", "listener_mark", "mask"]),
+    (
+        "rules",
+        &["backend", "egress_deny", "mark", "listener_mark", "mask"],
+    ),
     ("upstream", &["addresses", "connect_timeout", "timeout"]),
     ("policy", &["mode", "default", "directories", "watch"]),
     ("tokens", &["mode"]),
@@ -201,24 +204,21 @@ impl Reader<'_> {
     }
 
     fn rules(&mut self, file: &Table, config: &mut Config) {
-        let marks = &mut config.rules.marks;
+        let rules = &mut config.rules;
+        let marks = &mut rules.marks;
         let numbers = [
             ("mark", &mut marks.connection),
             ("listener_mark", &mut marks.listener),
             ("mask", &mut marks.mask),
         ];
         if let Some(table) = self.section(file, "rules") {
-            self.set(
-                &table,
-                "backend",
-                &mut config.rules.backend,
-                |reader, node| {
-                    let words: Vec<_> = std::iter::once(("auto", None))
-                        .chain(BACKENDS.map(|(word, backend)| (word, Some(backend))))
-                        .collect();
-                    node.word(&words, reader.found)
-                },
-            );
+            self.set(&table, "backend", &mut rules.backend, |reader, node| {
+                let words: Vec<_> = std::iter::once(("auto", None))
+                    .chain(BACKENDS.map(|(word, backend)| (word, Some(backend))))
+                    .collect();
+                node.word(&words, reader.found)
+            });
+            self.set(&table, "egress_deny", &mut rules.egress_deny, Self::boolean);
             for (key, number) in numbers {
                 self.set(&table, key, number, Self::mark);
             }

@@ -40,6 +40,8 @@ pub enum StartError {
     Bind(SocketAddr, u16, io::Error),
     /// The log or its directory.
     Audit(PathBuf, io::Error),
+    /// The socket for the watcher of the rules.
+    Post(PathBuf, io::Error),
     /// The limits of open descriptors and the like.
     Limits(io::Error),
     /// The process that looks up names.
@@ -114,6 +116,12 @@ impl fmt::Display for StartError {
                 f,
                 "cannot open the audit log {}: {error}; the daemon's user must be able to \
                  write there",
+                path.display()
+            ),
+            Self::Post(path, error) => write!(
+                f,
+                "cannot listen on {}, where `imdsfw rules watch` reports: {error}; choose \
+                 another directory with `socket` under [control]",
                 path.display()
             ),
             Self::Limits(error) => write!(f, "cannot set resource limits: {error}"),

@@ -5,6 +5,8 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 
 use socket2::{Protocol, SockRef, Type};
 
@@ -26,6 +28,8 @@ pub enum HandedError {
     Missing(SocketAddr),
     /// One without the packet mark by which the rules know it, and its mark.
     Unmarked(SocketAddr, u32, Marks),
+    /// The one for the watcher, which could not be set up.
+    Post(io::Error),
     /// One that could not be set up.
     Failed(SocketAddr, io::Error),
 }
@@ -40,11 +44,23 @@ pub(super) fn bind(rules: &RuleSet) -> Result<Vec<Listener>, StartError> {
     rules.destinations().iter().map(bind).collect()
 }
 
-/// Takes the handed sockets, if they are just those that [`bind`] would make.
-/// They are marked here where this process may do that.
-pub(super) fn adopt(handed: Vec<OwnedFd>, rules: &RuleSet) -> Result<Vec<Listener>, HandedError> {
+/// Takes the handed sockets, if they are just those that [`bind`] would make,
+/// and perhaps one that listens at `post`, for the watcher of the rules. They
+/// are marked here where this process may do that.
+pub(super) fn adopt(
+    handed: Vec<OwnedFd>,
+    rules: &RuleSet,
+    post: &Path,
+) -> Result<(Vec<Listener>, Option<UnixListener>), HandedError> {
     let mut found: Vec<Listener> = Vec::new();
+    let mut watched = None;
     for (at, fd) in handed.into_iter().enumerate() {
+        if listens_at(&fd, post) {
+            let listener = UnixListener::from(fd);
+            listener.set_nonblocking(true).map_err(HandedError::Post)?;
+            watched = Some(listener);
+            continue;
+        }
         let address = listening_on(&fd).map_err(|is| HandedError::NotListening(at, is))?;
         let mut destinations = rules.destinations().iter();
         let service = destinations
@@ -61,7 +77,7 @@ pub(super) fn adopt(handed: Vec<OwnedFd>, rules: &RuleSet) -> Result<Vec<Listene
     let served = |it: &&MetadataAddr| found.iter().any(|listener| listener.service == **it);
     match rules.destinations().iter().find(|it| !served(it)) {
         Some(missing) => Err(HandedError::Missing(rules.listener(*missing))),
-        None => Ok(found),
+        None => Ok((found, watched)),
     }
 }
 
@@ -79,6 +95,14 @@ fn set_up(
     // Its queue is the one of a listener bound here, whoever made it.
     options.listen(i32::MAX).map_err(failed)?;
     socket.set_nonblocking(true).map_err(failed)
+}
+
+fn listens_at(fd: &OwnedFd, path: &Path) -> bool {
+    let socket = SockRef::from(fd);
+    let address = socket.local_addr().ok();
+    address.is_some_and(|it| it.as_pathname() == Some(path))
+        && socket.r#type().is_ok_and(|kind| kind == Type::STREAM)
+        && socket.is_listener().unwrap_or(false)
 }
 
 /// Where it listens; else, what it is.
@@ -118,6 +142,7 @@ impl fmt::Display for HandedError {
                  {:#x} answer; set it in the socket unit, as `Mark={}`",
                 wanted.listener, wanted.listener
             ),
+            Self::Post(error) => write!(f, "the one for `imdsfw rules watch`: {error}"),
             Self::Failed(address, error) => write!(f, "the one on {address}: {error}"),
         }
     }

@@ -9,10 +9,12 @@
 //! read a byte from outside while it holds a privilege.
 
 mod error;
+mod guards;
 mod listeners;
-mod notify;
+pub(crate) mod notify;
 
 use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -36,10 +38,11 @@ use crate::ids;
 use crate::intercept::{self, Drift, RuleSet};
 use crate::limits::Owners;
 use crate::policy::Policy;
-use crate::proxy::{Listener, Proxy};
+use crate::proxy::{Guards, Listener, Proxy};
 use crate::sys::activation;
 use crate::sys::privilege::{self, Dropped};
 use crate::sys::sandbox::{self, Extent, InForce, Reach};
+use crate::watch::report;
 use notify::Manager;
 
 /// Threads that may be walking through the cgroups at once; one would do.
@@ -66,14 +69,19 @@ pub fn run(config: &Config, path: &Path) -> Result<(), StartError> {
     }
     let policy = load(config)?;
     let owners = Owners::of_this_host();
-    let listeners = match handed {
-        Some(sockets) => listeners::adopt(sockets, &rules).map_err(StartError::Handed)?,
-        None => listeners::bind(&rules)?,
+    let post = report::socket(config);
+    let (listeners, handed_post) = match handed {
+        Some(sockets) => listeners::adopt(sockets, &rules, &post).map_err(StartError::Handed)?,
+        None => (listeners::bind(&rules)?, None),
     };
     if !is_root {
         intercept::probe(&rules).map_err(StartError::Unguarded)?;
     }
     let (account, gid) = own_account(rules.daemon_uid());
+    let post = match handed_post {
+        Some(post) => post,
+        None => guards::listen(&post, account, gid).map_err(|it| StartError::Post(post, it))?,
+    };
     provide_directory(&config.audit.file, account, gid)?;
     let descriptors = privilege::limit_resources().map_err(StartError::Limits)?;
     let names = names::process::spawn(account, gid).map_err(StartError::Names)?;
@@ -100,6 +108,7 @@ pub fn run(config: &Config, path: &Path) -> Result<(), StartError> {
         config,
         policy,
         listeners,
+        post,
         callers,
         owners,
         descriptors,
@@ -119,6 +128,7 @@ struct Serving<'a> {
     config: &'a Config,
     policy: LoadedPolicy,
     listeners: Vec<Listener>,
+    post: UnixListener,
     callers: Callers,
     owners: Owners,
     descriptors: usize,
@@ -134,6 +144,7 @@ fn serve(
         config,
         policy: LoadedPolicy { policy, sources },
         listeners,
+        post,
         callers,
         owners,
         descriptors,
@@ -164,8 +175,18 @@ fn serve(
             },
         );
         let greeting = Greeting::new(&started, &policy, geteuid());
-        let proxy = Proxy::new(config, policy, log.clone(), callers, owners, descriptors)
-            .map_err(StartError::Random)?;
+        let guards = Guards::default();
+        let proxy = Proxy::new(
+            config,
+            policy,
+            log.clone(),
+            callers,
+            guards.clone(),
+            owners,
+            descriptors,
+        )
+        .map_err(StartError::Random)?;
+        tokio::spawn(guards::heed(post, guards, log.clone()));
         let (log, ended_by) = (log.clone(), Arc::clone(&ended_by));
         let stop = before.signals.heed(log, Arc::clone(&manager), ended_by);
         if let Some(watchdog) = manager.watchdog() {

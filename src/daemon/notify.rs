@@ -1,5 +1,5 @@
 //! Tells a service manager how things stand: sd_notify(3), as far as the
-//! daemon uses it. Without `NOTIFY_SOCKET` it tells nobody.
+//! daemon and the watcher use it. Without `NOTIFY_SOCKET` it tells nobody.
 
 use std::env;
 use std::os::linux::net::SocketAddrExt as _;
@@ -11,7 +11,7 @@ use nix::time::{ClockId, clock_gettime};
 /// Who is told. Connected at the start, because the sandbox makes no such
 /// sockets.
 #[derive(Default)]
-pub(super) struct Manager {
+pub(crate) struct Manager {
     socket: Option<UnixDatagram>,
     watchdog: Option<Duration>,
 }
@@ -19,7 +19,7 @@ pub(super) struct Manager {
 impl Manager {
     /// From the environment. A manager that does not listen is no reason to
     /// fail.
-    pub(super) fn connect() -> Self {
+    pub(crate) fn connect() -> Self {
         Self {
             socket: env::var_os("NOTIFY_SOCKET")
                 .and_then(|name| connected(name.as_encoded_bytes())),
@@ -28,24 +28,24 @@ impl Manager {
     }
 
     /// How long it may go without [`Manager::alive`], if it watches.
-    pub(super) fn watchdog(&self) -> Option<Duration> {
+    pub(crate) fn watchdog(&self) -> Option<Duration> {
         self.watchdog
     }
 
-    pub(super) fn ready(&self) {
+    pub(crate) fn ready(&self) {
         self.tell("READY=1");
     }
 
-    pub(super) fn stopping(&self) {
+    pub(crate) fn stopping(&self) {
         self.tell("STOPPING=1");
     }
 
-    pub(super) fn alive(&self) {
+    pub(crate) fn alive(&self) {
         self.tell("WATCHDOG=1");
     }
 
     /// To be followed by [`Manager::ready`].
-    pub(super) fn reloading(&self) {
+    pub(crate) fn reloading(&self) {
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
         let now = now.as_micros();
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={now}"));

@@ -151,6 +151,18 @@ pub fn apply(rules: &RuleSet) -> Result<Applied, InterceptError> {
     Ok(Applied { backend, ended })
 }
 
+/// Loads the rules again by the back end that [`apply`] has used, without a
+/// look at any other: for who has to be quick.
+///
+/// # Errors
+/// [`InterceptError`] when the tool is missing, not permitted or refuses.
+pub fn restore(rules: &RuleSet, backend: Backend) -> Result<(), InterceptError> {
+    match Variant::of(backend) {
+        None => nft::kernel::apply(rules),
+        Some(variant) => variant.apply(rules),
+    }
+}
+
 /// Every difference between `rules` and what the kernel holds, in whichever
 /// back end holds it; none means that the whole rule set is in force.
 ///

@@ -7,6 +7,7 @@
 mod accept;
 mod answer;
 mod gate;
+mod guards;
 mod holders;
 mod notice;
 mod pipeline;
@@ -23,6 +24,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 pub use accept::Listener;
+pub use guards::Guards;
 
 use crate::audit::{Decision, Ending, Log, Pending, Reason};
 use crate::caller::{Callers, Peer};
@@ -47,6 +49,7 @@ pub struct Proxy {
     log: Log,
     connections: usize,
     callers: Arc<Callers>,
+    guards: Guards,
     policy: Policy,
     tokens: TokenKey,
     upstream: Upstream,
@@ -66,6 +69,7 @@ impl Proxy {
         policy: Policy,
         log: Log,
         callers: Callers,
+        guards: Guards,
         owners: Owners,
         descriptors: usize,
     ) -> Result<Self, getrandom::Error> {
@@ -85,6 +89,7 @@ impl Proxy {
             connections,
             limits: Limits::new(&config.limits, owners, connections),
             callers: Arc::new(callers),
+            guards,
             policy,
             tokens: TokenKey::new(&key),
             upstream: Upstream::new(&config.upstream),

@@ -44,6 +44,9 @@ impl Proxy {
             record.facts.subject = Some(Arc::clone(caller.subject()));
             record.facts.unit = caller.unit().cloned();
         }
+        if self.guards.are_gone() {
+            return Err(close(record, NoAnswer::GuardsGone));
+        }
         self.limits.turn(peer.uid()).await;
         let (request, caller) = match (arrived, caller) {
             (Err(rejected), caller) => {
@@ -52,7 +55,7 @@ impl Proxy {
                 }
                 return Ok(reject(record, rejected));
             }
-            (Ok(_), Err(unknown)) => return Err(close(record, unknown)),
+            (Ok(_), Err(unknown)) => return Err(close(record, unknown.into())),
             (Ok(request), Ok(caller)) => (request, caller),
         };
         match request.intent() {
@@ -79,8 +82,8 @@ impl Proxy {
                     .await
             }
             TokenMode::Bound => {
-                if let Err(unknown) = self.callers.confirm(caller) {
-                    return Err(close(record, unknown));
+                if let Err(why) = self.confirm(caller) {
+                    return Err(close(record, why));
                 }
                 let Some(nonce) = self.nonce() else {
                     return Ok(fail(
@@ -152,8 +155,8 @@ impl Proxy {
         permit: Permit,
         passing: Option<Passing<'_>>,
     ) -> Served {
-        if let Err(unknown) = self.callers.confirm(caller) {
-            return Err(close(record, unknown));
+        if let Err(why) = self.confirm(caller) {
+            return Err(close(record, why));
         }
         let _lane = self.limits.upstream(caller.uid()).await;
         let access = match permit.ask() {
@@ -195,8 +198,8 @@ impl Proxy {
                 }
             }
         }
-        if let Err(unknown) = self.callers.confirm(caller) {
-            return Err(close(record, unknown));
+        if let Err(why) = self.confirm(caller) {
+            return Err(close(record, why));
         }
         let sensitive = record.facts.class.is_some_and(Class::is_sensitive);
         let reply = answer::passed_on(answer, access.as_ref());
@@ -216,6 +219,14 @@ impl Proxy {
                 Ok(fail(record, 503, Reason::AuditUnwritable, None, what))
             }
         }
+    }
+
+    /// What has to hold still before anything is sent.
+    fn confirm(&self, caller: &Caller) -> Result<(), NoAnswer> {
+        if self.guards.are_gone() {
+            return Err(NoAnswer::GuardsGone);
+        }
+        Ok(self.callers.confirm(caller)?)
     }
 
     /// Asks the service, and beside it the witness; its answer is `None`
@@ -293,11 +304,27 @@ fn reject(mut record: Pending, rejected: Rejected) -> Reply {
     reply
 }
 
-fn close(record: Pending, unknown: CallerUnknown) -> Closed {
+/// Why nobody gets an answer.
+enum NoAnswer {
+    GuardsGone,
+    From(CallerUnknown),
+}
+
+impl From<CallerUnknown> for NoAnswer {
+    fn from(unknown: CallerUnknown) -> Self {
+        Self::From(unknown)
+    }
+}
+
+fn close(record: Pending, why: NoAnswer) -> Closed {
+    let (reason, detail) = match why {
+        NoAnswer::GuardsGone => (Reason::GuardsGone, None),
+        NoAnswer::From(unknown) => (Reason::CallerUnknown, Some(unknown.as_str())),
+    };
     record.finish(Ending {
         decision: Decision::Deny,
-        reason: Reason::CallerUnknown,
-        detail: Some(unknown.as_str()),
+        reason,
+        detail,
         status: None,
         bytes: 0,
     });

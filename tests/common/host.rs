@@ -6,7 +6,6 @@ use std::io::{BufRead as _, BufReader};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::net::UnixDatagram;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -25,6 +24,29 @@ use super::user::{ALICE, BOB, CWAGENT, DAEMON, INSTANCE_CONNECT, User};
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_imdsfw");
 /// For a daemon or simulator to be ready or gone; none takes this long.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Passes on what it got as standard input and output, and a socket that it
+/// makes: uid, gid, where that socket listens, then the command.
+const ACTIVATE: &str = "
+import fcntl, os, socket, sys
+uid, gid, path, *command = sys.argv[1:]
+if os.path.exists(path): os.unlink(path)
+post = socket.socket(socket.AF_UNIX)
+post.bind(path)
+os.chmod(path, 0o666)
+post.listen()
+held = [fcntl.fcntl(fd, fcntl.F_DUPFD, 100) for fd in (0, 1, post.fileno())]
+for at, fd in enumerate(held):
+    os.dup2(fd, 3 + at)
+os.dup2(os.open('/dev/null', os.O_RDONLY), 0)
+os.dup2(2, 1)
+os.closerange(6, 200)
+os.setgroups([])
+os.setgid(int(gid))
+os.setuid(int(uid))
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='3')
+os.execv(command[0], command)
+";
 
 /// Everything a test may want otherwise.
 pub(crate) struct Setup {
@@ -246,20 +268,23 @@ impl<'a> Host<'a> {
     }
 
     /// `imdsfw run` as a service manager starts it: by `user`, with sockets
-    /// that it holds (sd_listen_fds(3)).
+    /// that it holds (sd_listen_fds(3)), and one for the watcher of the rules.
     pub(crate) fn activated(&self, user: User, first: &dyn AsFd, second: &dyn AsFd) -> Command {
-        let hand_over = "exec 3<&0 4<&1 0</dev/null 1>&2; \
-                         export LISTEN_PID=$$ LISTEN_FDS=2; exec \"$0\" run --config \"$1\"";
         // Where that user can execute it.
         let copy = self.path("imdsfw");
         if !copy.exists() {
             fs::copy(BINARY, &copy).unwrap();
         }
         let held = |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned().unwrap();
-        let mut command = Command::new("sh");
-        command.args(["-c", hand_over]).arg(copy).arg(self.config());
+        let mut command = Command::new("/usr/bin/python3");
+        command.args(["-Ic", ACTIVATE]);
+        command.args([user.uid, user.gid].map(|id| id.to_string()));
+        command.arg(self.path("watch.sock"));
+        command
+            .arg(copy)
+            .args(["run", "--config"])
+            .arg(self.config());
         command.stdin(held(first)).stdout(held(second));
-        command.uid(user.uid).gid(user.gid);
         command
     }
 

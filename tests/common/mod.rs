@@ -11,3 +11,4 @@ pub(crate) mod iptables;
 pub(crate) mod net;
 pub(crate) mod nft;
 pub(crate) mod user;
+pub(crate) mod watcher;

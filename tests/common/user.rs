@@ -116,7 +116,10 @@ impl AsFd for Client {
 impl Client {
     /// Does not give up before a busy machine gets round to it.
     pub(crate) fn patient(self, patience: Duration) -> Self {
-        let wait = TimeVal::new(patience.as_secs().cast_signed(), 0);
+        let wait = TimeVal::new(
+            patience.as_secs().cast_signed(),
+            patience.subsec_micros().into(),
+        );
         setsockopt(&self.fd, sockopt::SendTimeout, &wait).unwrap();
         self
     }

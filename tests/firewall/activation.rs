@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -79,6 +80,13 @@ fn handed_its_listeners_it_serves_without_having_been_root() {
             }
             witness.kill().unwrap();
             witness.wait().unwrap();
+            // The socket for the watcher came by the same way.
+            let mut watcher = UnixStream::connect(host.path("watch.sock")).unwrap();
+            let broken = b"{\"report\":\"broken\",\"why\":\"a test\"}\n";
+            watcher.write_all(broken).unwrap();
+            wait_for("the end of serving", || {
+                (get(ALICE, V4, AMI, None).status == 0).then_some(())
+            });
             host.stop_daemon();
         });
     }

@@ -30,6 +30,7 @@ fn a_request_is_never_judged_as_that_of_the_next_user_of_its_port() {
         let forwarded = whole.replace("Connection: close", "Via: x");
         let part = whole.trim_end();
         let alices_own = token(ALICE, V4, 60);
+        host.records(2);
         let first = request("GET", V4, AMI, Some(&alices_own), "keep-alive");
         let ways = [&*whole, &forwarded, part].map(|sent| [(sent, false), (sent, true)]);
         for ((sent, is_accepted), port) in ways.into_iter().flatten().zip(PORTS..) {

@@ -21,6 +21,7 @@ mod common;
 // Its debugger knows one kind of registers.
 #[cfg(target_arch = "x86_64")]
 mod confine;
+mod drift;
 mod http_table;
 mod identity;
 mod limits;

@@ -25,3 +25,4 @@ mod redirect;
 mod shares;
 mod verify;
 mod verify_iptables;
+mod watch;

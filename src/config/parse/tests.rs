@@ -11,6 +11,7 @@ provider = "aws"
 port = 254
 
 [rules]
+egress_deny = false
 backend = "iptables-legacy"
 mark = 0x10
 listener_mark = 17
@@ -92,6 +93,7 @@ fn every_key_is_read() {
                 listener: 0x11,
                 mask: 0xff,
             },
+            egress_deny: false,
         },
         upstream: super::super::Upstream {
             addresses: vec![

@@ -1,0 +1,138 @@
+//! The daemon's end of the socket to the watcher of the rules.
+//!
+//! Without a watcher the daemon serves; once one was heard, it must go on
+//! saying that the rules stand. Only root's word counts, and the last one to
+//! come is the one listened to.
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Uid, chown};
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::audit::{Event, Log};
+use crate::proxy::Guards;
+use crate::watch::report::Report;
+
+/// A watcher that says nothing for so long is gone.
+const SILENCE: Duration = Duration::from_secs(3);
+/// How long accepting rests when it fails, as without a descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Listens where the watcher looks for the daemon. Everybody may connect: a
+/// watcher with CAP_NET_ADMIN alone is not above file permissions. Who did,
+/// the kernel says.
+pub(super) fn listen(path: &Path, uid: Uid, gid: Gid) -> io::Result<UnixListener> {
+    if let Some(directory) = path.parent().filter(|it| !it.exists()) {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(directory)?;
+        chown(directory, Some(uid), Some(gid))?;
+    }
+    // Left behind by an earlier run.
+    if std::fs::symlink_metadata(path).is_ok_and(|it| it.file_type().is_socket()) {
+        std::fs::remove_file(path)?;
+    }
+    // Not changed afterwards: in a directory of the daemon's user, the path
+    // may lead elsewhere by then.
+    let before = umask(Mode::from_bits_truncate(0o111));
+    let listener = UnixListener::bind(path);
+    umask(before);
+    let listener = listener?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Hears the watcher for as long as the daemon lives.
+pub(super) async fn heed(listener: UnixListener, guards: Guards, log: Log) -> io::Result<()> {
+    let listener = tokio::net::UnixListener::from_std(listener)?;
+    let mut post = Post {
+        guards,
+        log,
+        heard: None,
+    };
+    let mut watcher: Option<Lines<BufReader<UnixStream>>> = None;
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) if is_root(&stream) => {
+                    watcher = Some(BufReader::new(stream).lines());
+                }
+                Ok(_) => {}
+                Err(_) => sleep(ACCEPT_PAUSE).await,
+            },
+            line = next(&mut watcher) => match line.as_deref().map(serde_json::from_str) {
+                Some(Ok(report)) => post.take(report),
+                // Ended, or no watcher of this version: its silence tells.
+                Some(Err(_)) | None => watcher = None,
+            },
+            () = silence(post.heard) => post.silent(),
+        }
+    }
+}
+
+fn is_root(stream: &UnixStream) -> bool {
+    stream.peer_cred().is_ok_and(|peer| peer.uid() == 0)
+}
+
+async fn next(watcher: &mut Option<Lines<BufReader<UnixStream>>>) -> Option<String> {
+    match watcher {
+        Some(lines) => lines.next_line().await.ok().flatten(),
+        None => std::future::pending().await,
+    }
+}
+
+async fn silence(heard: Option<Instant>) {
+    match heard {
+        Some(heard) => sleep_until(heard + SILENCE).await,
+        None => std::future::pending().await,
+    }
+}
+
+struct Post {
+    guards: Guards,
+    log: Log,
+    /// When the watcher was last heard, unless it never was or is given up.
+    heard: Option<Instant>,
+}
+
+impl Post {
+    fn take(&mut self, report: Report) {
+        self.heard = Some(Instant::now());
+        match report {
+            Report::Ok => self.stand(),
+            Report::Broken { why } => self.gone(&why),
+            Report::Drift(found) => self.log.event(Event::RulesDrift, &found),
+            Report::Restored(restored) => self.log.event(Event::RulesRestored, &restored),
+        }
+    }
+
+    fn silent(&mut self) {
+        self.heard = None;
+        self.gone("the watcher of the rules has fallen silent; see `imdsfw rules watch`");
+    }
+
+    fn gone(&self, why: &str) {
+        if !self.guards.are_gone() {
+            self.guards.set_gone(true);
+            tracing::error!("nobody is served: {why}");
+            let detail = serde_json::json!({ "why": why });
+            self.log.event(Event::RulesUnguarded, &detail);
+        }
+    }
+
+    fn stand(&self) {
+        if self.guards.are_gone() {
+            self.guards.set_gone(false);
+            tracing::warn!("the rules stand: serving again");
+            self.log.event(Event::RulesGuarded, &serde_json::json!({}));
+        }
+    }
+}
