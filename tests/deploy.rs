@@ -182,9 +182,18 @@ fn the_defaults_of_units_and_program_agree() {
     let config = Config::default();
     let socket = read("systemd/imdsfw.socket");
     let port = config.listen_port;
+    let beside_control = |name| {
+        let path = config.control_socket.with_file_name(name);
+        path.display().to_string()
+    };
+    let watcher = beside_control("watch.sock");
     assert_eq!(
         words(&socket, "ListenStream"),
-        [format!("127.0.0.1:{port}"), format!("[::1]:{port}")]
+        [
+            format!("127.0.0.1:{port}"),
+            format!("[::1]:{port}"),
+            watcher
+        ]
     );
     let mark = format!("{:#x}", config.rules.marks.listener);
     assert_eq!(words(&socket, "Mark"), [mark]);
@@ -192,6 +201,8 @@ fn the_defaults_of_units_and_program_agree() {
     assert_eq!(words(&daemon, "User"), [config.user.as_str()]);
     let witness = read("systemd/imdsfw-witness.service");
     assert_eq!(words(&witness, "User"), [config.witness_user.as_str()]);
+    let asked = beside_control("witness/witness.sock");
+    assert!(words(&witness, "ExecStart").contains(&asked.as_str()));
     let log = config.audit.file.display().to_string();
     assert!(read("logrotate").contains(&format!("\n{log} {{\n")));
     for (key, directory) in [

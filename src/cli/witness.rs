@@ -17,7 +17,7 @@ use crate::intercept;
 /// that the daemon runs as. It needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH
 /// and keeps nothing else; as root it becomes `witness_user`.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Example: imdsfw witness --listen /run/imdsfw/witness.sock")]
+#[command(after_help = "Example: imdsfw witness --listen /run/imdsfw/witness/witness.sock")]
 pub(super) struct Args {
     /// Where the daemon connects.
     #[arg(long, value_name = "SOCKET")]
