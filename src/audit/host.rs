@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 /// Rendered once, and again when a fact is learnt.
-pub(super) struct Host(Mutex<Rendered>);
+pub struct Host(Mutex<Rendered>);
 
 struct Rendered {
     facts: Facts,
@@ -38,7 +38,7 @@ pub struct InstanceFacts {
 
 impl Host {
     /// Reads what the machine itself knows.
-    pub(super) fn new() -> Self {
+    pub fn read() -> Self {
         let line = |path| {
             std::fs::read_to_string(path)
                 .ok()

@@ -76,12 +76,12 @@ pub struct Writer(Log, JoinHandle<()>);
 impl Log {
     /// Opens the log at `path` and starts its writer. `run` is any random
     /// number; it keeps the ids of two runs apart.
-    pub fn open(path: PathBuf, run: u32) -> io::Result<(Self, Writer)> {
+    pub fn open(path: PathBuf, host: Host, run: u32) -> io::Result<(Self, Writer)> {
         let (file, seq) = file::open(&path)?;
         let log = Self(Arc::new(Shared {
             queue: Mutex::default(),
             filled: Condvar::new(),
-            host: Host::new(),
+            host,
             ids: Ids::new(run),
             ending: AtomicBool::new(false),
             denials: OnceLock::new(),

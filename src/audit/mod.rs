@@ -15,7 +15,7 @@ mod tests;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use file::repair;
-pub use host::InstanceFacts;
+pub use host::{Host, InstanceFacts};
 pub use log::{Log, Writer};
 pub use record::{CredentialRecord, Decision, Event, Reason, SCHEMA};
 pub use request::{Ending, Facts, Pending, connection_refused};

@@ -39,7 +39,7 @@ fn allowed(bytes: u64) -> Ending {
 async fn a_record_says_who_asked_for_what_and_what_came_of_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("audit.jsonl");
-    let (log, writer) = Log::open(path.clone(), 1).unwrap();
+    let (log, writer) = Log::open(path.clone(), Host::read(), 1).unwrap();
     let mut record = pending(&log);
     let groups = (0..20)
         .map(|at| Group {
@@ -83,7 +83,7 @@ async fn a_record_says_who_asked_for_what_and_what_came_of_it() {
 async fn a_request_that_nobody_finished_is_recorded_all_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("audit.jsonl");
-    let (log, writer) = Log::open(path.clone(), 1).unwrap();
+    let (log, writer) = Log::open(path.clone(), Host::read(), 1).unwrap();
     drop(pending(&log));
     let other = pending(&log);
     let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
@@ -103,7 +103,7 @@ async fn numbers_have_no_gap_under_many_writers_and_across_runs() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("audit.jsonl");
     for run in 0..2 {
-        let (log, writer) = Log::open(path.clone(), run).unwrap();
+        let (log, writer) = Log::open(path.clone(), Host::read(), run).unwrap();
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| (0..500).for_each(|_| pending(&log).finish(allowed(0))));
@@ -126,7 +126,7 @@ async fn a_request_dropped_while_its_record_is_awaited_has_one_record() {
     let (path, kept) = (dir.path().join("audit.jsonl"), dir.path().join("kept"));
     const RUNS: u32 = 100;
     for run in 0..RUNS {
-        let (log, writer) = Log::open(path.clone(), run).unwrap();
+        let (log, writer) = Log::open(path.clone(), Host::read(), run).unwrap();
         std::fs::rename(&path, &kept).unwrap();
         std::os::unix::fs::symlink("nowhere", &path).unwrap();
         // From here on nothing can be written until the file is back.
@@ -155,7 +155,7 @@ fn move_away(path: &Path) {
 async fn a_log_that_cannot_be_opened_again_is_one_that_cannot_be_written() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("audit.jsonl");
-    let (log, writer) = Log::open(path.clone(), 1).unwrap();
+    let (log, writer) = Log::open(path.clone(), Host::read(), 1).unwrap();
     move_away(&path);
     log.reopen();
     let unwritable = pending(&log).finish_durably(allowed(1)).await;
@@ -183,7 +183,7 @@ async fn a_client_that_leaves_while_the_disk_fails_is_recorded() {
     for stays in [false, true] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit.jsonl");
-        let (log, writer) = Log::open(path.clone(), 1).unwrap();
+        let (log, writer) = Log::open(path.clone(), Host::read(), 1).unwrap();
         move_away(&path);
         let mut record = pending(&log);
         record.facts.path = Some("/latest/user-data".into());

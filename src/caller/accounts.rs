@@ -19,6 +19,27 @@ pub fn lookup(uid: Uid) -> Account {
     }
 }
 
+/// [`lookup`] where NSS may be failing in silence: nothing is believed of it
+/// while [`nss_works`] says no.
+pub fn lookup_warily(uid: Uid) -> Account {
+    if nss_works() {
+        lookup(uid)
+    } else {
+        Account::Undecidable
+    }
+}
+
+/// Whether NSS finds the group of this process's own account (or, without
+/// one, of root's). Where the files are kept from it, it says "not found" of
+/// every name, and every account would seem to be in no group. Root's are no
+/// proof where others are to be had: nss-systemd knows them without a file.
+pub fn nss_works() -> bool {
+    let account = |uid| unistd::User::from_uid(uid).ok().flatten();
+    account(unistd::geteuid())
+        .or_else(|| account(unistd::Uid::from_raw(0)))
+        .is_some_and(|own| matches!(unistd::Group::from_gid(own.gid), Ok(Some(_))))
+}
+
 fn facts(uid: Uid) -> Option<AccountFacts> {
     let user = unistd::User::from_uid(unistd::Uid::from_raw(uid.0)).ok()??;
     let login = CString::new(user.name.as_str()).ok()?;

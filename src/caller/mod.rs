@@ -6,7 +6,7 @@
 //! that has an address now for the one that a connection was accepted from.
 
 pub mod accounts;
-mod names;
+pub mod names;
 pub(crate) mod sock_diag;
 mod units;
 pub mod witness;
@@ -51,10 +51,10 @@ pub struct Caller {
 
 impl Callers {
     /// `own_uid` is the daemon's, which is nobody's caller.
-    pub fn new(own_uid: Uid, lookup: fn(Uid) -> Account, witness: Witness) -> Result<Self, Errno> {
+    pub fn new(own_uid: Uid, names: names::Names, witness: Witness) -> Result<Self, Errno> {
         Ok(Self {
             diag: Mutex::new(sock_diag::SockDiag::new(own_uid)?),
-            names: names::Names::new(lookup),
+            names,
             units: units::Units::new(),
             witness,
         })
@@ -102,6 +102,16 @@ impl Callers {
     /// other end: asked before the service is, and before the answer leaves.
     pub fn confirm(&self, caller: &Caller) -> Result<(), CallerUnknown> {
         self.diag().still(caller.socket, &caller.owner)
+    }
+
+    /// The directory whose names are read to find a caller's unit.
+    pub fn cgroups(&self) -> Option<&std::path::Path> {
+        self.units.mount()
+    }
+
+    /// Whether names can be known: root has an account on every host.
+    pub async fn know_names(&self) -> bool {
+        self.names.subject(Uid::ROOT).await.account != Account::Undecidable
     }
 
     /// The processes that hold the caller's socket, seen from now on.

@@ -1,15 +1,22 @@
 //! Accounts of uids, for the threads that serve requests: from a cache of
-//! bounded life and size, else from NSS on a thread of its own, with a
+//! bounded life and size, else from the process `imdsfw-names`, with a
 //! deadline.
 //!
-//! NSS modules do what they like and may hang; nothing here may wait for one
-//! longer than [`DEADLINE`]. No answer is [`Account::Undecidable`], never a
-//! guess.
+//! That process may hang, be wrong about uids nobody asked for, or be gone;
+//! nothing here may wait for it longer than [`DEADLINE`]. No answer is
+//! [`Account::Undecidable`], never a guess.
+
+pub mod process;
+mod wire;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{MsgFlags, send};
+use tokio::net::UnixDatagram;
 use tokio::sync::watch;
 
 use crate::ids::Uid;
@@ -25,46 +32,54 @@ const KEEP_UNDECIDABLE: Duration = Duration::from_secs(2);
 const ENTRIES_MAX: usize = 4096;
 
 /// The cache.
-pub struct Names {
+pub struct Names(Arc<Shared>);
+
+struct Shared {
     entries: Mutex<HashMap<Uid, Entry>>,
-    lookup: fn(Uid) -> Account,
+    helper: UnixDatagram,
 }
 
 struct Entry {
     asked: Instant,
-    answer: watch::Receiver<Option<Arc<Subject>>>,
+    answer: watch::Sender<Option<Arc<Subject>>>,
 }
 
 impl Names {
-    /// `lookup` asks NSS and may block.
-    pub fn new(lookup: fn(Uid) -> Account) -> Self {
-        Self {
+    /// Asks `helper`, the daemon's end of a SOCK_SEQPACKET to `imdsfw-names`.
+    /// To be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// When the socket cannot be waited for.
+    pub fn new(helper: OwnedFd) -> io::Result<Self> {
+        // Datagrams with an end: the calls are the same.
+        let helper = std::os::unix::net::UnixDatagram::from(helper);
+        helper.set_nonblocking(true)?;
+        let shared = Arc::new(Shared {
             entries: Mutex::default(),
-            lookup,
-        }
+            helper: UnixDatagram::from_std(helper)?,
+        });
+        tokio::spawn(Arc::clone(&shared).listen());
+        Ok(Self(shared))
     }
 
     /// The account of `uid`, or that it cannot be known now.
     pub async fn subject(&self, uid: Uid) -> Arc<Subject> {
-        let mut answer = self.entry(uid);
+        let mut answer = self.0.ask(uid);
         let known = tokio::time::timeout(DEADLINE, answer.wait_for(Option::is_some)).await;
         known
             .ok()
             .and_then(|answer| answer.ok().and_then(|answer| answer.clone()))
-            .unwrap_or_else(|| {
-                Arc::new(Subject {
-                    uid,
-                    account: Account::Undecidable,
-                })
-            })
+            .unwrap_or_else(|| undecidable(uid))
     }
+}
 
-    fn entry(&self, uid: Uid) -> watch::Receiver<Option<Arc<Subject>>> {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+impl Shared {
+    fn ask(&self, uid: Uid) -> watch::Receiver<Option<Arc<Subject>>> {
+        let mut entries = self.entries();
         if let Some(entry) = entries.get(&uid)
             && entry.is_fresh()
         {
-            return entry.answer.clone();
+            return entry.answer.subscribe();
         }
         if entries.len() >= ENTRIES_MAX {
             entries.retain(|_, entry| entry.is_fresh());
@@ -77,21 +92,64 @@ impl Names {
         if entries.len() >= ENTRIES_MAX {
             entries.clear();
         }
-        let (answered, answer) = watch::channel(None);
+        let question = uid.0.to_ne_bytes();
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        // One that is gone, or has more questions than it can take, answers
+        // nothing, and nobody needs to wait for that.
+        let asked = send(self.helper.as_raw_fd(), &question, flags).is_ok();
+        let (answer, receiver) = watch::channel((!asked).then(|| undecidable(uid)));
         entries.insert(
             uid,
             Entry {
                 asked: Instant::now(),
-                answer: answer.clone(),
+                answer,
             },
         );
-        let lookup = self.lookup;
-        tokio::task::spawn_blocking(move || {
-            let account = lookup(uid);
-            answered.send_replace(Some(Arc::new(Subject { uid, account })));
-        });
-        answer
+        receiver
     }
+
+    async fn listen(self: Arc<Self>) {
+        let mut bytes = vec![0; wire::ANSWER_MAX];
+        loop {
+            match self.helper.recv(&mut bytes).await {
+                Ok(0) | Err(_) => break,
+                Ok(len) => {
+                    let answer = bytes.get(..len).and_then(wire::Answer::from_bytes);
+                    if let Some(answer) = answer {
+                        self.take_in(answer);
+                    }
+                }
+            }
+        }
+        tracing::error!(
+            "the process imdsfw-names is gone: until the daemon is started again, no user or \
+             group is known by its name, and what that could change is denied"
+        );
+    }
+
+    /// An answer counts for whoever waits for it, and for nobody else.
+    fn take_in(&self, answer: wire::Answer) {
+        let uid = answer.uid;
+        if let Some(entry) = self.entries().get(&uid)
+            && entry.answer.borrow().is_none()
+        {
+            let account = answer.account();
+            entry
+                .answer
+                .send_replace(Some(Arc::new(Subject { uid, account })));
+        }
+    }
+
+    fn entries(&self) -> MutexGuard<'_, HashMap<Uid, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn undecidable(uid: Uid) -> Arc<Subject> {
+    Arc::new(Subject {
+        uid,
+        account: Account::Undecidable,
+    })
 }
 
 impl Entry {
@@ -113,71 +171,4 @@ impl Entry {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ids::Gid;
-    use crate::policy::AccountFacts;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    static ASKED: AtomicUsize = AtomicUsize::new(0);
-
-    fn alice(uid: Uid) -> Account {
-        ASKED.fetch_add(1, Ordering::SeqCst);
-        assert_eq!(uid, Uid(4001));
-        alice_facts()
-    }
-
-    fn alice_facts() -> Account {
-        Account::Known(AccountFacts {
-            user: "alice".into(),
-            gid: Gid(4100),
-            groups: vec![],
-        })
-    }
-
-    static ALICE_ASKED: AtomicUsize = AtomicUsize::new(0);
-
-    fn only_alice(uid: Uid) -> Account {
-        if uid != Uid(4001) {
-            return Account::Undecidable;
-        }
-        ALICE_ASKED.fetch_add(1, Ordering::SeqCst);
-        alice_facts()
-    }
-
-    fn hangs(_: Uid) -> Account {
-        std::thread::sleep(DEADLINE * 3);
-        panic!("nobody waits for this");
-    }
-
-    #[tokio::test]
-    async fn one_question_serves_many_and_is_remembered() {
-        let names = Names::new(alice);
-        let (a, b) = tokio::join!(names.subject(Uid(4001)), names.subject(Uid(4001)));
-        let c = names.subject(Uid(4001)).await;
-        assert_eq!(ASKED.load(Ordering::SeqCst), 1);
-        assert!(a == b && b == c && matches!(&c.account, Account::Known(it) if it.user == "alice"));
-    }
-
-    #[tokio::test]
-    async fn uids_without_account_do_not_push_out_those_with_one() {
-        let names = Names::new(only_alice);
-        names.subject(Uid(4001)).await;
-        for stranger in 0..ENTRIES_MAX {
-            let uid = Uid(100_000 + u32::try_from(stranger).unwrap());
-            names.subject(uid).await;
-        }
-        names.subject(Uid(4001)).await;
-        assert_eq!(ALICE_ASKED.load(Ordering::SeqCst), 1);
-        assert!(names.entries.lock().unwrap().len() <= ENTRIES_MAX);
-    }
-
-    #[tokio::test]
-    async fn a_hanging_nss_is_undecidable_within_the_deadline() {
-        let names = Names::new(hangs);
-        let start = Instant::now();
-        let subject = names.subject(Uid(4001)).await;
-        assert_eq!(subject.account, Account::Undecidable);
-        assert!(start.elapsed() < DEADLINE * 2);
-    }
-}
+mod tests;

@@ -41,6 +41,11 @@ impl Units {
         }
     }
 
+    /// The one directory that is read here, names only.
+    pub(super) fn mount(&self) -> Option<&Path> {
+        self.mount.as_deref()
+    }
+
     /// The unit of a cgroup id.
     pub(super) async fn unit(&self, cgroup: Option<u64>) -> Unit {
         let (cgroup, mount) = (cgroup?, self.mount.clone()?);

@@ -7,6 +7,7 @@ mod doctor;
 mod explain;
 mod generate;
 mod inputs;
+mod names;
 mod rules;
 mod run;
 mod sim;
@@ -43,6 +44,8 @@ enum Command {
     Witness(witness::Args),
     #[command(hide = true)]
     Generate(generate::Args),
+    #[command(hide = true)]
+    Names(names::Args),
 }
 
 /// `--config`, for every command that reads one.
@@ -78,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::Sim(args) => sim::run(args),
         Command::Witness(args) => witness::run(args),
         Command::Generate(args) => generate::run(args),
+        Command::Names(args) => names::run(args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("{}", fold(&format!("imdsfw: {error}")));

@@ -10,6 +10,10 @@ use crate::daemon;
 /// Verifies the kernel rules, binds, drops to its own user and serves until
 /// SIGTERM. SIGHUP opens the audit log again. A changed config or policy is in
 /// force when the daemon is started again.
+///
+/// Listeners that a service manager hands over (LISTEN_FDS) are taken instead
+/// of bound. The daemon may then be started as its own user, and tries for
+/// itself whether the rules are in force.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example: imdsfw rules apply && imdsfw run")]
 pub(super) struct Args {
@@ -19,6 +23,6 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args) -> Outcome {
     super::log_to_stderr();
-    daemon::run(&args.config.load()?)?;
+    daemon::run(&args.config.load()?, &args.config.config)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -7,21 +7,33 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 
+use super::HandedError;
 use crate::caller::witness::WitnessError;
-use crate::intercept::{Drift, InterceptError, RuleSetError};
+use crate::ids::Uid;
+use crate::intercept::{Drift, InterceptError, Open, RuleSetError};
+use crate::sys::activation::ActivationError;
 use crate::sys::privilege::PrivilegeError;
+use crate::sys::sandbox::SandboxError;
 
 /// What stood in the way.
 #[derive(Debug)]
 pub enum StartError {
-    /// Not started as root.
+    /// Not started as root, and without listeners.
     NotRoot,
+    /// Started as this uid, which is neither root's nor the daemon's own.
+    NotTheDaemon(Uid, Uid),
+    /// What was handed over by the environment.
+    Activation(ActivationError),
+    /// The listeners that were handed over.
+    Handed(HandedError),
     /// The config makes no rule set.
     RuleSet(RuleSetError),
     /// The rules cannot be verified.
     Verify(InterceptError),
     /// The rules are not, or not all, loaded.
     Drift(Vec<Drift>),
+    /// The rules cannot be read, and are not felt.
+    Unguarded(Open),
     /// The policy has errors; rendered.
     Policy(String),
     /// A listener for this metadata address, at this port.
@@ -30,12 +42,16 @@ pub enum StartError {
     Audit(PathBuf, io::Error),
     /// The socket for the watcher of the rules.
     Post(PathBuf, io::Error),
-    /// The limit of open descriptors.
-    Descriptors(io::Error),
+    /// The limits of open descriptors and the like.
+    Limits(io::Error),
+    /// The process that looks up names.
+    Names(io::Error),
     /// There is no witness.
     Witness(WitnessError),
     /// Privileges cannot be dropped.
     Privilege(PrivilegeError),
+    /// The sandbox cannot be entered.
+    Sandbox(SandboxError),
     /// The kernel does not answer who owns a socket.
     SockDiag(Errno),
     /// The kernel gives no random numbers.
@@ -49,8 +65,16 @@ impl fmt::Display for StartError {
         match self {
             Self::NotRoot => f.write_str(
                 "the daemon must be started as root: it verifies the kernel rules and binds \
-                 its ports, then drops to its own user (try `sudo imdsfw run`)",
+                 its ports, then drops to its own user (try `sudo imdsfw run`); or as that \
+                 user, by a service manager that hands it its listeners (LISTEN_FDS)",
             ),
+            Self::NotTheDaemon(started, own) => write!(
+                f,
+                "started as uid {started}, but the rules exempt uid {own} alone; start it as \
+                 root, or as `user` in the config (`User=` in the service unit)"
+            ),
+            Self::Activation(error) => error.fmt(f),
+            Self::Handed(error) => error.fmt(f),
             Self::RuleSet(error) => error.fmt(f),
             Self::Verify(error) => error.fmt(f),
             Self::Drift(drift) => {
@@ -60,6 +84,11 @@ impl fmt::Display for StartError {
                 }
                 f.write_str("load them with `imdsfw rules apply`, then start again")
             }
+            Self::Unguarded(open) => write!(
+                f,
+                "the kernel rules are not in force; nobody is served: {open}; load them with \
+                 `imdsfw rules apply` as root, see `imdsfw rules verify`, then start again"
+            ),
             Self::Policy(shown) => {
                 write!(f, "the policy is refused; nothing was started\n{shown}")
             }
@@ -95,9 +124,14 @@ impl fmt::Display for StartError {
                  another directory with `socket` under [control]",
                 path.display()
             ),
-            Self::Descriptors(error) => write!(f, "cannot raise the descriptor limit: {error}"),
+            Self::Limits(error) => write!(f, "cannot set resource limits: {error}"),
+            Self::Names(error) => write!(
+                f,
+                "cannot start the process that looks up names (imdsfw-names): {error}"
+            ),
             Self::Witness(error) => error.fmt(f),
             Self::Privilege(error) => error.fmt(f),
+            Self::Sandbox(error) => error.fmt(f),
             Self::SockDiag(errno) => write!(
                 f,
                 "the kernel cannot be asked who owns a socket: {}; it needs CONFIG_INET_DIAG \

@@ -1,35 +1,79 @@
 //! Tells a service manager how things stand: sd_notify(3), as far as the
 //! daemon uses it. Without `NOTIFY_SOCKET` it tells nobody.
 
+use std::env;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
 
-pub(crate) fn ready() {
-    notify("READY=1");
+use nix::time::{ClockId, clock_gettime};
+
+/// Who is told. Connected at the start, because the sandbox makes no such
+/// sockets.
+#[derive(Default)]
+pub(crate) struct Manager {
+    socket: Option<UnixDatagram>,
+    watchdog: Option<Duration>,
 }
 
-pub(super) fn stopping() {
-    notify("STOPPING=1");
+impl Manager {
+    /// From the environment. A manager that does not listen is no reason to
+    /// fail.
+    pub(crate) fn connect() -> Self {
+        Self {
+            socket: env::var_os("NOTIFY_SOCKET")
+                .and_then(|name| connected(name.as_encoded_bytes())),
+            watchdog: watchdog(),
+        }
+    }
+
+    /// How long it may go without [`Manager::alive`], if it watches.
+    pub(super) fn watchdog(&self) -> Option<Duration> {
+        self.watchdog
+    }
+
+    pub(crate) fn ready(&self) {
+        self.tell("READY=1");
+    }
+
+    pub(super) fn stopping(&self) {
+        self.tell("STOPPING=1");
+    }
+
+    pub(crate) fn alive(&self) {
+        self.tell("WATCHDOG=1");
+    }
+
+    /// To be followed by [`Manager::ready`].
+    pub(super) fn reloading(&self) {
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+        let now = now.as_micros();
+        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={now}"));
+    }
+
+    fn tell(&self, state: &str) {
+        if let Some(socket) = &self.socket {
+            let _ = socket.send(state.as_bytes());
+        }
+    }
 }
 
-/// Has to come oftener than the manager's `WatchdogSec`, where it has one.
-pub(crate) fn watchdog() {
-    notify("WATCHDOG=1");
-}
-
-/// A manager that does not listen is no reason to fail, nor to wait.
-fn notify(state: &str) {
-    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else {
-        return;
-    };
-    let name = name.as_encoded_bytes();
+fn connected(name: &[u8]) -> Option<UnixDatagram> {
     let address = match name.strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name),
         None => SocketAddr::from_pathname(String::from_utf8_lossy(name).as_ref()),
     };
-    if let (Ok(socket), Ok(address)) = (UnixDatagram::unbound(), address)
-        && socket.set_nonblocking(true).is_ok()
-    {
-        let _ = socket.send_to_addr(state.as_bytes(), &address);
-    }
+    let socket = UnixDatagram::unbound().ok()?;
+    socket.connect_addr(&address.ok()?).ok()?;
+    // A manager that does not read must not hold up who serves.
+    socket.set_nonblocking(true).ok()?;
+    Some(socket)
+}
+
+/// sd_watchdog_enabled(3).
+fn watchdog() -> Option<Duration> {
+    let pid = env::var("WATCHDOG_PID");
+    let for_us = pid.map_or(true, |pid| pid == std::process::id().to_string());
+    let period = env::var("WATCHDOG_USEC").ok()?.parse().ok()?;
+    (for_us && period > 0).then(|| Duration::from_micros(period))
 }

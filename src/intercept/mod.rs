@@ -23,12 +23,14 @@ mod iptables;
 mod model;
 mod nft;
 mod older;
+mod probe;
 mod tool;
 
 pub use account::{AccountError, daemon_uid};
 pub use drift::{Drift, DriftKind};
 pub use model::{RuleSet, RuleSetError, Shares};
 pub use older::Ended;
+pub use probe::{Met, Open, probe};
 pub use tool::{InterceptError, Tool};
 
 pub use crate::config::{Backend, Marks};

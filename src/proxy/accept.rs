@@ -8,6 +8,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
@@ -32,6 +33,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// An overload that is back within this time is the same one, and is not
 /// recorded again.
 const OVERLOAD_OVER: Duration = Duration::from_secs(10);
+
+/// How long after it was told to stop the daemon waits for the first request
+/// of a connection that it has accepted: its client has asked, as far as that
+/// client knows, and no other daemon can answer it.
+const FIRST_REQUEST: Duration = Duration::from_millis(500);
 
 /// A listening socket and the metadata address whose connections the rules
 /// redirect to it. One listener and port per destination and family: were
@@ -146,7 +152,9 @@ impl Proxy {
         let inbox = Arc::new(Inbox::default());
         let gate = Gate::new(stream, Arc::clone(&self.service), Arc::clone(&inbox));
         let stopping = stop.clone();
+        let asked_once = AtomicBool::new(false);
         let requests = service_fn(|request| {
+            asked_once.store(true, Ordering::Relaxed);
             let (proxy, inbox, stopping) = (&self, &inbox, &stopping);
             let asked = Persistence::asked_by(&request);
             async move {
@@ -167,19 +175,27 @@ impl Proxy {
                 .serve_connection(gate, requests),
         );
         // How the connection ended, the records say.
-        tokio::select! {
-            _ = connection.as_mut() => {}
+        let cut_off = tokio::select! {
+            _ = connection.as_mut() => false,
             () = stopped(&mut stop) => {
-                connection.as_mut().graceful_shutdown();
-                let _ = connection.as_mut().await;
+                // The answer to a first request now ends the connection.
+                let wait = match asked_once.load(Ordering::Relaxed) {
+                    true => Duration::ZERO,
+                    false => FIRST_REQUEST,
+                };
+                let ended = tokio::time::timeout(wait, connection.as_mut()).await.is_ok();
+                if !ended {
+                    connection.as_mut().graceful_shutdown();
+                    let _ = connection.as_mut().await;
+                }
+                !ended
             }
-        }
+        };
         // With it the gate, which leaves behind what had begun to arrive.
         drop(connection);
         match inbox.left_over() {
             Some(LeftOver::Abandoned(part)) => {
-                let stopping = *stop.borrow();
-                self.abandoned(peer, part, stopping).await;
+                self.abandoned(peer, part, cut_off).await;
             }
             Some(LeftOver::Refused(Ok(_))) => {
                 let disagreed = Rejected::of_bytes(Malformed::ParserDisagrees, b"");

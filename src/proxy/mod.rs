@@ -150,8 +150,8 @@ impl Proxy {
     }
 
     /// Records a head whose connection ended before it was whole: left by the
-    /// client or, `stopping`, ended by us.
-    async fn abandoned(&self, peer: Peer, part: Rejected, stopping: bool) {
+    /// client or, `cut_off`, by us.
+    async fn abandoned(&self, peer: Peer, part: Rejected, cut_off: bool) {
         let mut record = Pending::new(&self.log, peer.address(), self.mode);
         if let Some(caller) = self.callers.opener(peer).await {
             record.facts.subject = Some(Arc::clone(caller.subject()));
@@ -159,7 +159,7 @@ impl Proxy {
         }
         record.facts.method = part.method;
         record.facts.raw = part.raw;
-        let (reason, detail) = match stopping {
+        let (reason, detail) = match cut_off {
             true => (Reason::Internal, Some("shutdown")),
             false => (Reason::ClientGone, None),
         };

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use crate::config::{Backend, Config};
-use crate::daemon::notify;
+use crate::daemon::notify::Manager;
 use crate::intercept::{self, Drift, InterceptError, RuleSet};
 use changes::{Changes, Seen};
 use held::Held;
@@ -48,6 +48,7 @@ pub fn run(config: &Config, rules: RuleSet) -> Result<std::convert::Infallible, 
     let _ = nix::sys::prctl::set_name(c"imdsfw-watch");
     let changes = Changes::subscribe().map_err(WatchError::Changes)?;
     let mut watcher = Watcher {
+        manager: Manager::connect(),
         held: config.rules.egress_deny.then(|| Held::new(&rules)),
         link: Link::new(report::socket(config)),
         rules,
@@ -56,7 +57,7 @@ pub fn run(config: &Config, rules: RuleSet) -> Result<std::convert::Infallible, 
         broken: None,
     };
     watcher.start()?;
-    notify::ready();
+    watcher.manager.ready();
     tracing::info!("watching");
     let mut beat = Instant::now();
     loop {
@@ -75,6 +76,7 @@ pub fn run(config: &Config, rules: RuleSet) -> Result<std::convert::Infallible, 
 }
 
 struct Watcher {
+    manager: Manager,
     rules: RuleSet,
     held: Option<Held>,
     link: Link,
@@ -131,7 +133,7 @@ impl Watcher {
             self.check(&Seen::nothing());
         }
         self.hold();
-        notify::watchdog();
+        self.manager.alive();
         self.link.tell(match &self.broken {
             None => Report::Ok,
             Some(broken) => Report::Broken {

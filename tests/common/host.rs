@@ -3,8 +3,10 @@
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead as _, BufReader};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -18,7 +20,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::net::Net;
-use super::user::{ALICE, BOB, CWAGENT, DAEMON, INSTANCE_CONNECT};
+use super::user::{ALICE, BOB, CWAGENT, DAEMON, INSTANCE_CONNECT, User};
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_imdsfw");
 /// For a daemon or simulator to be ready or gone; none takes this long.
@@ -227,8 +229,9 @@ impl<'a> Host<'a> {
         self.start_daemon_by(self.command("run"));
     }
 
-    /// The same by another command, which becomes `imdsfw run`.
-    pub(crate) fn start_daemon_by(&mut self, mut command: Command) {
+    /// The same by another command, which becomes `imdsfw run`; returns the
+    /// socket on which it goes on telling how it is.
+    pub(crate) fn start_daemon_by(&mut self, mut command: Command) -> UnixDatagram {
         let name = self.path("notify.sock");
         let _ = fs::remove_file(&name);
         let notify = UnixDatagram::bind(&name).unwrap();
@@ -239,6 +242,25 @@ impl<'a> Host<'a> {
         let mut state = [0; 64];
         let len = notify.recv(&mut state).expect("the daemon is not ready");
         assert_eq!(&state[..len], b"READY=1");
+        notify
+    }
+
+    /// `imdsfw run` as a service manager starts it: by `user`, with sockets
+    /// that it holds (sd_listen_fds(3)).
+    pub(crate) fn activated(&self, user: User, first: &dyn AsFd, second: &dyn AsFd) -> Command {
+        let hand_over = "exec 3<&0 4<&1 0</dev/null 1>&2; \
+                         export LISTEN_PID=$$ LISTEN_FDS=2; exec \"$0\" run --config \"$1\"";
+        // Where that user can execute it.
+        let copy = self.path("imdsfw");
+        if !copy.exists() {
+            fs::copy(BINARY, &copy).unwrap();
+        }
+        let held = |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned().unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", hand_over]).arg(copy).arg(self.config());
+        command.stdin(held(first)).stdout(held(second));
+        command.uid(user.uid).gid(user.gid);
+        command
     }
 
     pub(crate) fn daemon_pid(&self) -> Pid {
@@ -271,6 +293,11 @@ impl<'a> Host<'a> {
         let mut daemon = self.daemon.take().unwrap();
         daemon.kill().unwrap();
         daemon.wait().unwrap();
+    }
+
+    /// Takes note of the end of a daemon, which a debugger has waited for.
+    pub(crate) fn daemon_is_gone(&mut self) {
+        drop(self.daemon.take());
     }
 
     /// Runs `f` while the daemon stands still, and what happens to its

@@ -4,7 +4,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -104,6 +104,12 @@ impl User {
     /// Connects from a given address and port, also one in use elsewhere.
     pub(crate) fn connect_from(self, from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
         self.client(to).bound(from).connect(to)
+    }
+}
+
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

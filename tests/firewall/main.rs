@@ -7,20 +7,26 @@
     clippy::indexing_slicing,
     clippy::string_slice,
     clippy::cast_possible_wrap,
-    clippy::cast_possible_truncation
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss
 )]
 
+mod activation;
 mod answers;
 mod attacks;
 mod audit;
 mod backends;
 #[path = "../common/mod.rs"]
 mod common;
+// Its debugger knows one kind of registers.
+#[cfg(target_arch = "x86_64")]
+mod confine;
 mod drift;
 mod http_table;
 mod identity;
 mod limits;
 mod log_file;
+mod names;
 mod observe;
 mod overload;
 mod readme;
