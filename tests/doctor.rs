@@ -27,6 +27,7 @@ use common::http::{V4, get};
 use common::net::{in_network, ip};
 use common::nft;
 use common::user::{ALICE, DAEMON};
+use common::watcher::Watcher;
 
 const WORDS: &str = "doctor --user root --user alice";
 
@@ -122,7 +123,11 @@ fn where_all_is_well_it_says_so_and_shows_no_secret() {
         }
         assert!(!text.contains('\u{1b}'), "no colour but on a terminal");
         assert!(text.contains("warning watcher"), "{text}");
-        assert!(text.contains("mend: have cron"), "{text}");
+        assert!(text.contains("imdsfw rules watch"), "{text}");
+        let _watcher = Watcher::start(&host.config());
+        let Output { stdout, .. } = host.command(WORDS).output().unwrap();
+        let watched = String::from_utf8(stdout).unwrap();
+        assert!(watched.contains("ok      watcher"), "{watched}");
         for secret in ["AQAEA", "SecretAccessKey", "ASIA"] {
             assert!(!text.contains(secret), "{text}");
         }

@@ -69,9 +69,9 @@ pub fn run(config: &Config, path: &Path) -> Result<(), StartError> {
     }
     let policy = load(config)?;
     let owners = Owners::of_this_host();
-    let post = report::socket(config);
     let (listeners, handed_post) = match handed {
-        Some(sockets) => listeners::adopt(sockets, &rules, &post).map_err(StartError::Handed)?,
+        Some(sockets) => listeners::adopt(sockets, &rules, &report::socket(config))
+            .map_err(StartError::Handed)?,
         None => (listeners::bind(&rules)?, None),
     };
     if !is_root {
@@ -79,8 +79,8 @@ pub fn run(config: &Config, path: &Path) -> Result<(), StartError> {
     }
     let (account, gid) = own_account(rules.daemon_uid());
     let post = match handed_post {
-        Some(post) => post,
-        None => guards::listen(&post, account, gid).map_err(|it| StartError::Post(post, it))?,
+        Some(post) => Some(post),
+        None => post(config, account, gid, is_root)?,
     };
     provide_directory(&config.audit.file, account, gid)?;
     let descriptors = privilege::limit_resources().map_err(StartError::Limits)?;
@@ -128,10 +128,29 @@ struct Serving<'a> {
     config: &'a Config,
     policy: LoadedPolicy,
     listeners: Vec<Listener>,
-    post: UnixListener,
+    post: Option<UnixListener>,
     callers: Callers,
     owners: Owners,
     descriptors: usize,
+}
+
+/// Where the watcher of the rules reports. Without root the directory may be
+/// another's; a daemon that hears no watcher serves as where there is none.
+fn post(
+    config: &Config,
+    account: Uid,
+    gid: Gid,
+    is_root: bool,
+) -> Result<Option<UnixListener>, StartError> {
+    let path = report::socket(config);
+    match guards::listen(&path, account, gid) {
+        Ok(post) => Ok(Some(post)),
+        Err(error) if is_root => Err(StartError::Post(path, error)),
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "no watcher of the rules can be heard");
+            Ok(None)
+        }
+    }
 }
 
 fn serve(
@@ -186,7 +205,9 @@ fn serve(
             descriptors,
         )
         .map_err(StartError::Random)?;
-        tokio::spawn(guards::heed(post, guards, log.clone()));
+        if let Some(post) = post {
+            tokio::spawn(guards::heed(post, guards, log.clone()));
+        }
         let (log, ended_by) = (log.clone(), Arc::clone(&ended_by));
         let stop = before.signals.heed(log, Arc::clone(&manager), ended_by);
         if let Some(watchdog) = manager.watchdog() {

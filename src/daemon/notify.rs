@@ -28,7 +28,7 @@ impl Manager {
     }
 
     /// How long it may go without [`Manager::alive`], if it watches.
-    pub(crate) fn watchdog(&self) -> Option<Duration> {
+    pub(super) fn watchdog(&self) -> Option<Duration> {
         self.watchdog
     }
 
@@ -36,7 +36,7 @@ impl Manager {
         self.tell("READY=1");
     }
 
-    pub(crate) fn stopping(&self) {
+    pub(super) fn stopping(&self) {
         self.tell("STOPPING=1");
     }
 
@@ -45,7 +45,7 @@ impl Manager {
     }
 
     /// To be followed by [`Manager::ready`].
-    pub(crate) fn reloading(&self) {
+    pub(super) fn reloading(&self) {
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
         let now = now.as_micros();
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={now}"));

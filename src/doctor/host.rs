@@ -147,6 +147,18 @@ fn clock_at(now: SystemTime, service: Option<SystemTime>) -> Finding {
     Finding::failure("clock", what, "timedatectl set-ntp true")
 }
 
+/// Whether root's watcher of the rules runs on this network. Only root's
+/// processes count: anybody can take a name.
+pub(super) fn is_watched() -> bool {
+    let own = fs::read_link("/proc/thread-self/ns/net").ok();
+    sockets::processes()
+        .filter(|(_, process)| sockets::uid(process) == Some(0))
+        .filter(|(_, process)| fs::read_link(process.join("ns/net")).ok() == own)
+        .any(|(_, process)| {
+            fs::read_to_string(process.join("comm")).is_ok_and(|name| name == "imdsfw-watch\n")
+        })
+}
+
 /// What processes run as `uid` on this network, by the name of their program.
 /// One that has no program left is at its end.
 pub(super) fn running_as(uid: u32) -> Vec<(u32, String)> {

@@ -48,11 +48,11 @@ pub fn run(config: &Config, rules: RuleSet) -> Result<std::convert::Infallible, 
     let _ = nix::sys::prctl::set_name(c"imdsfw-watch");
     let changes = Changes::subscribe().map_err(WatchError::Changes)?;
     let mut watcher = Watcher {
+        manager: Manager::connect(),
         held: config.rules.egress_deny.then(|| Held::new(&rules)),
         link: Link::new(report::socket(config)),
         rules,
         changes,
-        manager: Manager::connect(),
         polls: false,
         broken: None,
     };
@@ -76,11 +76,11 @@ pub fn run(config: &Config, rules: RuleSet) -> Result<std::convert::Infallible, 
 }
 
 struct Watcher {
+    manager: Manager,
     rules: RuleSet,
     held: Option<Held>,
     link: Link,
     changes: Changes,
-    manager: Manager,
     /// Whether the rules may change without the kernel saying so, or by a
     /// change of any table: iptables, whose legacy variant has no notices.
     polls: bool,
