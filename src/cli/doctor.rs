@@ -3,9 +3,7 @@
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
-use nix::unistd;
-
-use super::{ConfigArg, Outcome, print};
+use super::{ConfigArg, Outcome, inputs, print};
 use crate::diagnose::{plain_text, wrap};
 use crate::doctor::{self, Finding, State};
 use crate::ids::Uid;
@@ -37,7 +35,7 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> Outcome {
     let mut users = Vec::new();
     for user in &args.user {
-        let Some(uid) = uid_of(user)? else {
+        let Some(uid) = inputs::uid_of(user)? else {
             let name = plain_text(user);
             eprintln!("imdsfw: no account is called {name}; give its uid, or another name");
             return Ok(ExitCode::from(2));
@@ -46,7 +44,7 @@ pub(super) fn run(args: Args) -> Outcome {
     }
     if users.is_empty() {
         users.push(Uid::ROOT);
-        users.extend(uid_of("nobody")?);
+        users.extend(inputs::uid_of("nobody")?);
     }
     let found = doctor::examine(&args.config.config, &users);
     let ok = found.iter().all(|finding| finding.state != State::Failure);
@@ -57,20 +55,6 @@ pub(super) fn run(args: Args) -> Outcome {
         print(&found.iter().map(shown).collect::<String>())?;
     }
     Ok(ExitCode::from(u8::from(!ok)))
-}
-
-fn uid_of(user: &str) -> Result<Option<Uid>, String> {
-    if let Ok(uid) = user.parse() {
-        return Ok(Some(Uid(uid)));
-    }
-    match unistd::User::from_name(user) {
-        Ok(account) => Ok(account.map(|account| Uid(account.uid.as_raw()))),
-        Err(error) => Err(format!(
-            "the name service could not look up {}: {}; give a uid instead",
-            plain_text(user),
-            error.desc()
-        )),
-    }
 }
 
 fn shown(finding: &Finding) -> String {

@@ -99,17 +99,7 @@ fn uid_of(user: Option<&str>) -> Result<Option<Uid>, String> {
     let Some(user) = user else {
         return Ok(Some(Uid(unistd::getuid().as_raw())));
     };
-    if let Ok(uid) = user.parse() {
-        return Ok(Some(Uid(uid)));
-    }
-    match unistd::User::from_name(user) {
-        Ok(account) => Ok(account.map(|account| Uid(account.uid.as_raw()))),
-        Err(error) => Err(format!(
-            "the name service could not look up {}: {}; give a uid instead",
-            plain_text(user),
-            error.desc()
-        )),
-    }
+    inputs::uid_of(user)
 }
 
 /// What the client would get, and why.

@@ -1,12 +1,15 @@
-//! The config and policy files that `check` and `test` read.
+//! What several commands are given: config and policy files, and users.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use nix::unistd;
+
 use crate::config::trusted::Replacement;
 use crate::config::{Config, Mode, drop_in_directory, read_policy, read_policy_files};
-use crate::diagnose::{Diagnostics, Place, Source, Style};
+use crate::diagnose::{Diagnostics, Place, Source, Style, plain_text};
+use crate::ids::Uid;
 use crate::policy::Draft;
 
 /// Where to read from.
@@ -76,4 +79,19 @@ pub(super) fn show(found: &Diagnostics) {
         Style::Plain
     };
     eprint!("{}", found.render(style));
+}
+
+/// The uid of a `NAME|UID`; `None` where no account has the name.
+pub(super) fn uid_of(user: &str) -> Result<Option<Uid>, String> {
+    if let Ok(uid) = user.parse() {
+        return Ok(Some(Uid(uid)));
+    }
+    match unistd::User::from_name(user) {
+        Ok(account) => Ok(account.map(|account| Uid(account.uid.as_raw()))),
+        Err(error) => Err(format!(
+            "the name service could not look up {}: {}; give a uid instead",
+            plain_text(user),
+            error.desc()
+        )),
+    }
 }
