@@ -8,12 +8,13 @@
 mod answer;
 mod pool;
 mod token;
+mod wire;
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use hyper::header::{HOST, HeaderName, HeaderValue, USER_AGENT};
-use hyper::{Method, Request, StatusCode};
+use hyper::StatusCode;
+use hyper::header::HeaderName;
 use tokio::time::{Instant, timeout_at};
 
 pub use answer::Answer;
@@ -21,9 +22,10 @@ pub use answer::Answer;
 use crate::authorize::{Access, Ask, Permit};
 use crate::config;
 use crate::ids::MetadataAddr;
-use answer::Body;
+use crate::request::{ReadMethod, TOKEN_PATH};
 use pool::Pool;
 use token::OwnToken;
+use wire::Expects;
 
 pub(crate) const TOKEN: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token");
 /// The TTL header, of token requests and of answers.
@@ -49,7 +51,8 @@ pub struct Upstream {
 struct Service {
     pool: Pool,
     token: OwnToken,
-    host: HeaderValue,
+    /// Of every request.
+    headers: String,
 }
 
 impl Upstream {
@@ -57,13 +60,14 @@ impl Upstream {
     pub fn new(config: &config::Upstream) -> Self {
         let service = |address: &std::net::SocketAddr| {
             let host = match address.port() {
-                80 => HeaderValue::try_from(bracketed(address.ip())),
-                port => HeaderValue::try_from(format!("{}:{port}", bracketed(address.ip()))),
+                80 => bracketed(address.ip()),
+                port => format!("{}:{port}", bracketed(address.ip())),
             };
+            let version = env!("CARGO_PKG_VERSION");
             let service = Service {
                 pool: Pool::new(*address, config.connect_timeout),
                 token: OwnToken::default(),
-                host: host.unwrap_or(HeaderValue::from_static("instance-data")),
+                headers: format!("host: {host}\r\nuser-agent: imdsfw/{version}\r\n"),
             };
             (MetadataAddr(*address), service)
         };
@@ -90,88 +94,78 @@ impl Service {
     async fn fetch(&self, ask: &Ask) -> Result<Answer, UpstreamError> {
         match ask {
             Ask::Mint(ttl) => {
-                let ttl = HeaderValue::from(ttl.seconds());
-                self.pool
-                    .send(|| self.request(Method::PUT, crate::request::TOKEN_PATH, (TTL, &ttl)))
-                    .await
+                let request = self.token_request(ttl.seconds());
+                self.pool.send(&request, Expects::Body).await
             }
             Ask::Read {
                 method,
                 path,
                 access,
             } => {
-                let method = match method {
-                    crate::request::ReadMethod::Get => Method::GET,
-                    crate::request::ReadMethod::Head => Method::HEAD,
+                let expects = match method {
+                    ReadMethod::Get => Expects::Body,
+                    ReadMethod::Head => Expects::HeadAlone,
                 };
-                self.read(method, path.as_str(), access).await
+                let request =
+                    |token: Option<&str>| self.read_request(*method, path.as_str(), token);
+                match access {
+                    Access::Relayed(token) => {
+                        self.pool
+                            .send(&request(Some(token.as_str())), expects)
+                            .await
+                    }
+                    Access::Tokenless => self.pool.send(&request(None), expects).await,
+                    Access::Own { .. } => self.with_own_token(request, expects).await,
+                }
             }
         }
     }
 
-    async fn read(
+    async fn with_own_token(
         &self,
-        method: Method,
-        path: &str,
-        access: &Access,
+        request: impl Fn(Option<&str>) -> Vec<u8>,
+        expects: Expects,
     ) -> Result<Answer, UpstreamError> {
-        let send = async |token: &HeaderValue| {
-            self.pool
-                .send(|| self.request(method.clone(), path, (TOKEN, token)))
-                .await
-        };
-        match access {
-            Access::Relayed(token) => {
-                send(&secret(token.as_str()).ok_or(UpstreamError::Invalid("token"))?).await
-            }
-            Access::Tokenless => {
-                self.pool
-                    .send(|| self.plain_request(method.clone(), path))
-                    .await
-            }
-            Access::Own { .. } => {
-                let token = self.token.current(self).await?;
-                let answer = send(&token).await?;
-                if answer.status() != StatusCode::UNAUTHORIZED {
-                    return Ok(answer);
-                }
-                // The service has forgotten the token: one more, and one more try.
-                self.token.void(&token).await;
-                let answer = send(&self.token.current(self).await?).await?;
-                if answer.status() == StatusCode::UNAUTHORIZED {
-                    return Err(UpstreamError::Invalid("own_token_refused"));
-                }
-                Ok(answer)
-            }
+        let token = self.token.current(self).await?;
+        let answer = self.pool.send(&request(Some(&token)), expects).await?;
+        if answer.status() != StatusCode::UNAUTHORIZED {
+            return Ok(answer);
         }
+        // The service has forgotten the token: one more, and one more try.
+        self.token.void(&token);
+        let token = self.token.current(self).await?;
+        let answer = self.pool.send(&request(Some(&token)), expects).await?;
+        if answer.status() == StatusCode::UNAUTHORIZED {
+            return Err(UpstreamError::Invalid("own_token_refused"));
+        }
+        Ok(answer)
     }
 
-    fn request(
-        &self,
-        method: Method,
-        path: &str,
-        (name, value): (HeaderName, &HeaderValue),
-    ) -> Option<Request<Body>> {
-        let mut request = self.plain_request(method, path)?;
-        request.headers_mut().insert(name, value.clone());
-        Some(request)
+    fn token_request(&self, ttl: u32) -> Vec<u8> {
+        let name = TTL;
+        format!(
+            "PUT {TOKEN_PATH} HTTP/1.1\r\n{}{name}: {ttl}\r\n\r\n",
+            self.headers
+        )
+        .into_bytes()
     }
 
-    fn plain_request(&self, method: Method, path: &str) -> Option<Request<Body>> {
-        Request::builder()
-            .method(method)
-            .uri(path)
-            .header(HOST, &self.host)
-            .header(USER_AGENT, concat!("imdsfw/", env!("CARGO_PKG_VERSION")))
-            .body(Body::new())
-            .ok()
+    /// `path` and `token` are of bytes that cannot end a line: a path is
+    /// canonical, and a token was read from one header.
+    fn read_request(&self, method: ReadMethod, path: &str, token: Option<&str>) -> Vec<u8> {
+        let mut request = Vec::with_capacity(256 + path.len());
+        let mut say = |words: &[&str]| {
+            for word in words {
+                request.extend_from_slice(word.as_bytes());
+            }
+        };
+        say(&[method.as_str(), " ", path, " HTTP/1.1\r\n", &self.headers]);
+        if let Some(token) = token {
+            say(&[TOKEN.as_str(), ": ", token, "\r\n"]);
+        }
+        say(&["\r\n"]);
+        request
     }
-}
-
-fn secret(token: &str) -> Option<HeaderValue> {
-    let mut value = HeaderValue::from_str(token).ok()?;
-    value.set_sensitive(true);
-    Some(value)
 }
 
 fn bracketed(ip: std::net::IpAddr) -> String {

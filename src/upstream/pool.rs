@@ -1,34 +1,23 @@
 //! Keep-alive connections to one address of the service.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
-
-use hyper::Request;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::UpstreamError;
-use super::answer::{Answer, Body};
+use super::answer::Answer;
+use super::wire::{After, Connection, Expects, Failed};
 
 /// Idle connections kept; more than this many at once is a burst.
-const IDLE_MAX: usize = 32;
-
-type Sender = http1::SendRequest<Body>;
+const IDLE_MAX: usize = 64;
+/// One that nobody needed for so long is closed when others come back.
+const IDLE_FOR: Duration = Duration::from_secs(30);
 
 pub(super) struct Pool {
     address: SocketAddr,
     connect_timeout: Duration,
-    idle: Mutex<Vec<Sender>>,
-}
-
-/// Whether a request that failed may have met a connection the service had
-/// already given up.
-enum Failed {
-    Stale,
-    Finally(UpstreamError),
+    idle: Mutex<VecDeque<(Instant, Connection)>>,
 }
 
 impl Pool {
@@ -44,18 +33,18 @@ impl Pool {
     /// that turns out stale is replaced once.
     pub(super) async fn send(
         &self,
-        request: impl Fn() -> Option<Request<Body>>,
+        request: &[u8],
+        expects: Expects,
     ) -> Result<Answer, UpstreamError> {
-        let build = || request().ok_or(UpstreamError::Invalid("request"));
-        if let Some(sender) = self.take_idle().await {
-            match self.exchange(sender, build()?).await {
+        if let Some(connection) = self.take_idle() {
+            match self.exchange(connection, request, expects).await {
                 Ok(answer) => return Ok(answer),
                 Err(Failed::Finally(error)) => return Err(error),
                 Err(Failed::Stale) => {}
             }
         }
-        let sender = self.connect().await?;
-        self.exchange(sender, build()?)
+        let connection = Connection::open(self.address, self.connect_timeout).await?;
+        self.exchange(connection, request, expects)
             .await
             .map_err(|failed| match failed {
                 Failed::Stale => UpstreamError::Unreachable,
@@ -63,51 +52,35 @@ impl Pool {
             })
     }
 
-    async fn exchange(&self, mut sender: Sender, request: Request<Body>) -> Result<Answer, Failed> {
-        let response = sender.send_request(request).await.map_err(|error| {
-            if error.is_parse() {
-                Failed::Finally(UpstreamError::Invalid("malformed"))
-            } else {
-                Failed::Stale
+    async fn exchange(
+        &self,
+        mut connection: Connection,
+        request: &[u8],
+        expects: Expects,
+    ) -> Result<Answer, Failed> {
+        let (answer, after) = connection.exchange(request, expects).await?;
+        if after == After::Reuse {
+            let now = Instant::now();
+            let mut idle = self.idle();
+            while idle.len() >= IDLE_MAX || idle.front().is_some_and(|it| now - it.0 > IDLE_FOR) {
+                idle.pop_front();
             }
-        })?;
-        let answer = Answer::read(response).await.map_err(Failed::Finally)?;
-        if !sender.is_closed() {
-            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            if idle.len() < IDLE_MAX {
-                idle.push(sender);
-            }
+            idle.push_back((now, connection));
         }
         Ok(answer)
     }
 
-    async fn take_idle(&self) -> Option<Sender> {
+    /// The one used last: the others may be let go.
+    fn take_idle(&self) -> Option<Connection> {
         loop {
-            let mut sender = self
-                .idle
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .pop()?;
-            if sender.ready().await.is_ok() {
-                return Some(sender);
+            let (_, connection) = self.idle().pop_back()?;
+            if connection.is_idle() {
+                return Some(connection);
             }
         }
     }
 
-    async fn connect(&self) -> Result<Sender, UpstreamError> {
-        let stream = timeout(self.connect_timeout, TcpStream::connect(self.address))
-            .await
-            .map_err(|_| UpstreamError::Unreachable)?
-            .map_err(|_| UpstreamError::Unreachable)?;
-        // A request is one write; waiting to fill a segment only delays it.
-        let _ = stream.set_nodelay(true);
-        let (sender, connection) = http1::Builder::new()
-            .preserve_header_case(true)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|_| UpstreamError::Unreachable)?;
-        // Ends when the sender is dropped or the service closes.
-        tokio::spawn(connection);
-        Ok(sender)
+    fn idle(&self) -> MutexGuard<'_, VecDeque<(Instant, Connection)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -2,15 +2,17 @@
 //! ahead of its expiry, used for every permitted request also where the
 //! service would still answer without one.
 
+use std::fmt;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hyper::header::HeaderValue;
-use hyper::{Method, StatusCode};
-use tokio::sync::{Mutex, RwLock};
+use hyper::StatusCode;
+use tokio::sync;
 use tokio::time::Instant;
 
-use super::{Service, TTL, UpstreamError, secret};
-use crate::request::TOKEN_PATH;
+use super::wire::Expects;
+use super::{Service, TTL, UpstreamError};
 
 /// Six hours, the longest the service grants.
 const ASKED: u32 = crate::request::TTL_MAX;
@@ -19,12 +21,16 @@ const TOKEN_MAX: usize = 1024;
 
 #[derive(Default)]
 pub(super) struct OwnToken {
-    held: RwLock<Option<Held>>,
-    fetching: Mutex<Fetches>,
+    held: Mutex<Option<Held>>,
+    fetching: sync::Mutex<Fetches>,
 }
 
+/// The token's text: bytes of one header's value.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Token(Arc<str>);
+
 struct Held {
-    value: HeaderValue,
+    value: Token,
     renew: Instant,
     expires: Instant,
 }
@@ -38,9 +44,9 @@ impl OwnToken {
     /// A token with time left. Callers that come while one is being fetched
     /// wait for that one, and share its failure. A renewal that fails harms
     /// nobody while the old token is good.
-    pub(super) async fn current(&self, service: &Service) -> Result<HeaderValue, UpstreamError> {
+    pub(super) async fn current(&self, service: &Service) -> Result<Token, UpstreamError> {
         let now = Instant::now();
-        if let Some(held) = &*self.held.read().await {
+        if let Some(held) = &*self.held() {
             if now < held.renew {
                 return Ok(held.value.clone());
             }
@@ -51,7 +57,7 @@ impl OwnToken {
         }
         let arrived = Instant::now();
         let mut fetches = self.fetching.lock().await;
-        if let Some(held) = &*self.held.read().await
+        if let Some(held) = &*self.held()
             && now < held.renew
         {
             return Ok(held.value.clone());
@@ -64,13 +70,13 @@ impl OwnToken {
         match fetch(service).await {
             Ok(held) => {
                 let value = held.value.clone();
-                *self.held.write().await = Some(held);
+                *self.held() = Some(held);
                 Ok(value)
             }
             Err(error) => {
                 let now = Instant::now();
                 fetches.failed = Some((error, now));
-                match &mut *self.held.write().await {
+                match &mut *self.held() {
                     // Asked ahead of time: the old one does until the next attempt.
                     Some(held) if now < held.expires => {
                         held.renew = now + (held.expires - now) / 2;
@@ -83,34 +89,55 @@ impl OwnToken {
     }
 
     /// Forgets a token that the service refused.
-    pub(super) async fn void(&self, refused: &HeaderValue) {
-        let mut held = self.held.write().await;
-        if held.as_ref().is_some_and(|held| held.value == refused) {
+    pub(super) fn void(&self, refused: &Token) {
+        let mut held = self.held();
+        if held.as_ref().is_some_and(|held| held.value == *refused) {
             *held = None;
         }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Token {
+    fn parse(body: &[u8]) -> Option<Self> {
+        let fits = !body.is_empty() && body.len() <= TOKEN_MAX;
+        let text = std::str::from_utf8(body).ok().filter(|_| fits)?;
+        let plain = text.bytes().all(|byte| byte.is_ascii_graphic());
+        plain.then(|| Self(text.into()))
+    }
+}
+
+impl Deref for Token {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
     }
 }
 
 async fn fetch(service: &Service) -> Result<Held, UpstreamError> {
     let asked = Instant::now();
-    let ttl = HeaderValue::from(ASKED);
-    let answer = service
-        .pool
-        .send(|| service.request(Method::PUT, TOKEN_PATH, (TTL, &ttl)))
-        .await?;
-    if answer.status() != StatusCode::OK || answer.body().len() > TOKEN_MAX {
-        return Err(UpstreamError::Invalid("own_token"));
+    let request = service.token_request(ASKED);
+    let answer = service.pool.send(&request, Expects::Body).await?;
+    let refused = UpstreamError::Invalid("own_token");
+    if answer.status() != StatusCode::OK {
+        return Err(refused);
     }
-    let value = std::str::from_utf8(answer.body())
-        .ok()
-        .and_then(secret)
-        .filter(|value| !value.is_empty())
-        .ok_or(UpstreamError::Invalid("own_token"))?;
+    let value = Token::parse(answer.body()).ok_or(refused)?;
     let granted: u32 = answer
         .headers()
         .get(TTL)
         .and_then(|ttl| ttl.to_str().ok()?.parse().ok())
-        .ok_or(UpstreamError::Invalid("own_token"))?;
+        .ok_or(refused)?;
     let life = Duration::from_secs(granted.min(ASKED).into());
     Ok(Held {
         value,

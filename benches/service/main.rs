@@ -1,0 +1,94 @@
+//! What the firewall costs, end to end: each contender on a host of its own
+//! (network namespaces that end with this process), in turn, in one run.
+//!
+//! `cargo bench --bench service` prints one table and writes
+//! `target/bench/service.json`. It needs root, nginx, haproxy, wrk and strace:
+//! `.ci/bench` installs them. Identity, policy, tokens and the audit file are
+//! on wherever imdsfw runs; its `[limits]` are off. Ratios are medians of
+//! rounds, in each of which every contender has its turn.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss
+)]
+
+#[path = "../../tests/common/mod.rs"]
+mod common;
+
+mod contenders;
+mod meter;
+mod table;
+mod throughput;
+mod wrk;
+
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use clap::Parser;
+use nix::unistd::geteuid;
+use serde_json::{Map, Value};
+
+/// Set inside the process namespace that the bench runs in.
+const INSIDE: &str = "IMDSFW_BENCH_INSIDE";
+
+/// Measures the firewall beside other proxies.
+#[derive(Parser, Clone, Debug)]
+struct Args {
+    /// Only these parts.
+    #[arg(value_parser = ["throughput"])]
+    parts: Vec<String>,
+    /// Only these contenders.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// How often each contender has its turn.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// How long one turn is.
+    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
+    turn: Duration,
+    /// Connections, each a row.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 256])]
+    connections: Vec<usize>,
+    /// Where the figures go as JSON.
+    #[arg(long, default_value = "target/bench/service.json")]
+    json: PathBuf,
+    /// What cargo adds.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() {
+    let args = Args::parse();
+    assert!(
+        geteuid().is_root(),
+        "this bench makes network namespaces: run it as root"
+    );
+    if std::env::var_os(INSIDE).is_none() {
+        // Few processes, and always as many: a look at all of them is part of
+        // what is measured.
+        let error = Command::new("unshare")
+            .args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"])
+            .arg(std::env::current_exe().unwrap())
+            .args(std::env::args_os().skip(1))
+            .env(INSIDE, "1")
+            .exec();
+        panic!("unshare: {error}");
+    }
+    let wants = |part: &str| args.parts.is_empty() || args.parts.iter().any(|it| it == part);
+    let mut figures = Map::new();
+    if wants("throughput") {
+        figures.insert("throughput".into(), throughput::run(&args));
+    }
+    if let Some(directory) = args.json.parent() {
+        std::fs::create_dir_all(directory).unwrap();
+    }
+    let text = serde_json::to_string_pretty(&Value::Object(figures)).unwrap();
+    std::fs::write(&args.json, text + "\n").unwrap();
+}

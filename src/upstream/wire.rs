@@ -1,0 +1,327 @@
+//! One HTTP/1.1 exchange after the other on one connection to the service.
+//!
+//! Written by hand because it is the shorter way: what is asked has one form,
+//! and of the answer no more is understood than has to be. Whatever could be
+//! read in two ways is no answer; bytes behind an answer make it none.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use hyper::header::{
+    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE,
+};
+use hyper::{Response, StatusCode};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::UpstreamError;
+use super::answer::Answer;
+
+/// The largest body passed on, in bytes; user data is at most 16 KiB.
+const BODY_MAX: usize = 1024 * 1024;
+/// The longest head that is read, in bytes.
+const HEAD_MAX: usize = 16 * 1024;
+const HEADERS_MAX: usize = 64;
+/// A line that gives a chunk's size, in bytes.
+const CHUNK_LINE_MAX: usize = 18;
+
+/// Headers of the connection to the service, which are not for the client.
+const HOP_BY_HOP: [HeaderName; 6] = [
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+const KEEP_ALIVE: HeaderValue = HeaderValue::from_static("keep-alive");
+
+/// Whether an answer to this has a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expects {
+    Body,
+    HeadAlone,
+}
+
+/// What may be done with the connection after an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    Reuse,
+    Close,
+}
+
+/// Why an exchange failed.
+pub(super) enum Failed {
+    /// The connection ended before a byte of an answer: the service may have
+    /// given it up before it was asked.
+    Stale,
+    Finally(UpstreamError),
+}
+
+impl From<UpstreamError> for Failed {
+    fn from(error: UpstreamError) -> Self {
+        Self::Finally(error)
+    }
+}
+
+const MALFORMED: UpstreamError = UpstreamError::Invalid("malformed");
+const CUT_SHORT: UpstreamError = UpstreamError::Invalid("cut_short");
+const TOO_LONG: UpstreamError = UpstreamError::Invalid("too_long");
+
+/// A connection on which nothing is under way.
+pub(super) struct Connection {
+    stream: TcpStream,
+    buffer: BytesMut,
+}
+
+impl Connection {
+    pub(super) async fn open(address: SocketAddr, within: Duration) -> Result<Self, UpstreamError> {
+        let stream = timeout(within, TcpStream::connect(address))
+            .await
+            .map_err(|_| UpstreamError::Unreachable)?
+            .map_err(|_| UpstreamError::Unreachable)?;
+        // A request is one write; waiting to fill a segment only delays it.
+        let _ = stream.set_nodelay(true);
+        Ok(Self {
+            stream,
+            buffer: BytesMut::new(),
+        })
+    }
+
+    /// Whether the service has neither ended it nor said anything unasked.
+    pub(super) fn is_idle(&self) -> bool {
+        let mut byte = [0];
+        matches!(self.stream.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Sends a request without body and reads the answer to its end.
+    pub(super) async fn exchange(
+        &mut self,
+        request: &[u8],
+        expects: Expects,
+    ) -> Result<(Answer, After), Failed> {
+        self.stream
+            .write_all(request)
+            .await
+            .map_err(|_| Failed::Stale)?;
+        let head = self.head().await?;
+        let Head {
+            mut response,
+            framing,
+            mut after,
+        } = Head::parse(&head, expects)?;
+        *response.body_mut() = match framing {
+            Framing::Length(length) => self.exactly(length).await?,
+            Framing::Chunked => self.chunks().await?,
+            Framing::UntilClosed => {
+                after = After::Close;
+                self.rest().await?
+            }
+        };
+        if !self.buffer.is_empty() {
+            return Err(MALFORMED.into());
+        }
+        Ok((Answer::new(response), after))
+    }
+
+    /// The bytes up to and with the empty line.
+    async fn head(&mut self) -> Result<Bytes, Failed> {
+        let mut searched = 0;
+        loop {
+            if let Some(at) = find(&self.buffer, b"\r\n\r\n", searched) {
+                return Ok(self.buffer.split_to(at + 4).freeze());
+            }
+            searched = self.buffer.len().saturating_sub(3);
+            if self.buffer.len() > HEAD_MAX {
+                return Err(MALFORMED.into());
+            }
+            match self.fill().await {
+                Ok(0) | Err(_) if self.buffer.is_empty() => return Err(Failed::Stale),
+                Ok(0) | Err(_) => return Err(MALFORMED.into()),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    async fn exactly(&mut self, length: usize) -> Result<Bytes, UpstreamError> {
+        if length > BODY_MAX {
+            return Err(TOO_LONG);
+        }
+        while self.buffer.len() < length {
+            self.more().await?;
+        }
+        Ok(self.buffer.split_to(length).freeze())
+    }
+
+    async fn rest(&mut self) -> Result<Bytes, UpstreamError> {
+        while self.fill().await.map_err(|_| CUT_SHORT)? > 0 {
+            if self.buffer.len() > BODY_MAX {
+                return Err(TOO_LONG);
+            }
+        }
+        Ok(self.buffer.split().freeze())
+    }
+
+    /// RFC 9112, 7.1, without extensions and trailers, of which this service
+    /// has none.
+    async fn chunks(&mut self) -> Result<Bytes, UpstreamError> {
+        let mut body = BytesMut::new();
+        loop {
+            let line = loop {
+                if let Some(at) = find(&self.buffer, b"\r\n", 0) {
+                    let line = self.buffer.split_to(at);
+                    self.buffer.advance(2);
+                    break line;
+                }
+                if self.buffer.len() > CHUNK_LINE_MAX {
+                    return Err(MALFORMED);
+                }
+                self.more().await?;
+            };
+            let length = chunk_size(&line).ok_or(MALFORMED)?;
+            if length.saturating_add(body.len()) > BODY_MAX {
+                return Err(TOO_LONG);
+            }
+            let chunk = self.exactly(length + 2).await?;
+            let (chunk, end) = chunk.split_at_checked(length).ok_or(MALFORMED)?;
+            if end != b"\r\n" {
+                return Err(MALFORMED);
+            }
+            if length == 0 {
+                return Ok(body.freeze());
+            }
+            body.extend_from_slice(chunk);
+        }
+    }
+
+    async fn more(&mut self) -> Result<(), UpstreamError> {
+        match self.fill().await {
+            Ok(0) | Err(_) => Err(CUT_SHORT),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    async fn fill(&mut self) -> io::Result<usize> {
+        self.buffer.reserve(4096);
+        self.stream.read_buf(&mut self.buffer).await
+    }
+}
+
+/// What the head of an answer says.
+struct Head {
+    /// With the headers that are for the client, and no body yet.
+    response: Response<Bytes>,
+    framing: Framing,
+    after: After,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Framing {
+    Length(usize),
+    Chunked,
+    UntilClosed,
+}
+
+impl Head {
+    fn parse(bytes: &Bytes, expects: Expects) -> Result<Self, UpstreamError> {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut parsed = httparse::Response::new(&mut headers);
+        match parsed.parse(bytes) {
+            Ok(httparse::Status::Complete(len)) if len == bytes.len() => {}
+            _ => return Err(MALFORMED),
+        }
+        let code = parsed.code.unwrap_or_default();
+        let status = StatusCode::from_u16(code).map_err(|_| MALFORMED)?;
+        if status.is_informational() {
+            return Err(UpstreamError::Invalid("informational"));
+        }
+        if status.is_redirection() {
+            return Err(UpstreamError::Invalid("redirect"));
+        }
+        let mut after = match parsed.version {
+            Some(1) => After::Reuse,
+            _ => After::Close,
+        };
+        let (mut length, mut chunked) = (None, false);
+        let mut kept = HeaderMap::with_capacity(parsed.headers.len());
+        for header in parsed.headers.iter() {
+            let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| MALFORMED)?;
+            let value = HeaderValue::from_maybe_shared(bytes.slice_ref(header.value))
+                .map_err(|_| MALFORMED)?;
+            if name == CONTENT_LENGTH {
+                let digits = number(header.value).ok_or(MALFORMED)?;
+                if length.replace(digits).is_some() {
+                    return Err(MALFORMED);
+                }
+            } else if name == TRANSFER_ENCODING {
+                if chunked || !header.value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(MALFORMED);
+                }
+                chunked = true;
+            } else if name == CONNECTION {
+                after = match asks_to_close(header.value) {
+                    true => After::Close,
+                    false => after,
+                };
+                // Keeps its place among the headers; what it says will be
+                // about the client's connection.
+                kept.append(name, KEEP_ALIVE);
+                continue;
+            }
+            if !HOP_BY_HOP.contains(&name) {
+                kept.append(name, value);
+            }
+        }
+        let framing = match (length, chunked) {
+            (Some(_), true) => return Err(MALFORMED),
+            _ if expects == Expects::HeadAlone || status == StatusCode::NO_CONTENT => {
+                Framing::Length(0)
+            }
+            (Some(length), false) => Framing::Length(length),
+            (None, true) => Framing::Chunked,
+            (None, false) => Framing::UntilClosed,
+        };
+        let mut response = Response::new(Bytes::new());
+        *response.status_mut() = status;
+        *response.headers_mut() = kept;
+        Ok(Self {
+            response,
+            framing,
+            after,
+        })
+    }
+}
+
+fn asks_to_close(connection: &[u8]) -> bool {
+    connection
+        .split(|byte| *byte == b',')
+        .any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+}
+
+fn number(digits: &[u8]) -> Option<usize> {
+    let plain = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(digits)
+        .ok()
+        .filter(|_| plain)?
+        .parse()
+        .ok()
+}
+
+fn chunk_size(line: &[u8]) -> Option<usize> {
+    let plain = !line.is_empty() && line.iter().all(u8::is_ascii_hexdigit);
+    let text = std::str::from_utf8(line).ok().filter(|_| plain)?;
+    usize::from_str_radix(text, 16).ok()
+}
+
+/// Where `what` begins, looked for from `from` on.
+fn find(bytes: &[u8], what: &[u8], from: usize) -> Option<usize> {
+    let found = bytes
+        .get(from..)?
+        .windows(what.len())
+        .position(|it| it == what)?;
+    Some(from + found)
+}
