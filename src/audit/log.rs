@@ -27,6 +27,12 @@ use crate::utc;
 
 /// What may wait for a disk that does not take it, in bytes: about 8,000 records.
 const QUEUE_MAX: usize = 4 * 1024 * 1024;
+/// Most records fit into so many bytes.
+const RECORD_USUAL: usize = 1024;
+/// While records come fast, the writer takes those of so long a time at once:
+/// waking it for each costs more than the record. What an answer waits for is
+/// written without delay.
+const PACE: Duration = Duration::from_millis(1);
 /// How often writing is tried again while it fails.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -49,6 +55,8 @@ struct Queue {
     bytes: Vec<u8>,
     entries: Vec<Entry>,
     lost: u64,
+    /// Somebody waits for one of them.
+    urgent: bool,
     failing: bool,
     reopen: bool,
     closing: bool,
@@ -91,6 +99,7 @@ impl Log {
             path,
             file,
             seq,
+            written_at: None,
             failing_since: None,
             reopening: false,
         };
@@ -189,22 +198,30 @@ impl Log {
 
     /// A record without its first two fields, which the writer puts before it.
     fn render<B: Serialize>(&self, body: &B) -> Vec<u8> {
-        #[derive(Serialize)]
-        struct Whole<'a, B> {
-            time: String,
-            #[serde(flatten)]
-            body: &'a B,
-            version: &'static str,
-            host: Box<serde_json::value::RawValue>,
+        let mut record = Vec::with_capacity(RECORD_USUAL);
+        let time = utc::rfc3339_micros(SystemTime::now());
+        record.extend_from_slice(b"{\"time\":\"");
+        record.extend_from_slice(time.as_bytes());
+        record.push(b'"');
+        let at = record.len();
+        // The types that reach here are structs with string keys: an object
+        // with fields, which cannot fail. It goes on with them, and is left
+        // open for the host.
+        if serde_json::to_writer(&mut record, body).is_ok()
+            && let Some(brace) = record.get_mut(at)
+        {
+            *brace = b',';
+            record.pop();
         }
-        let whole = Whole {
-            time: utc::rfc3339_micros(SystemTime::now()),
-            body,
-            version: env!("CARGO_PKG_VERSION"),
-            host: self.0.host.json(),
-        };
-        // The types that reach here have string keys only and cannot fail.
-        serde_json::to_vec(&whole).unwrap_or_default()
+        let host = self.0.host.json();
+        for part in [
+            concat!(",\"version\":\"", env!("CARGO_PKG_VERSION"), "\",\"host\":"),
+            host.get(),
+            "}",
+        ] {
+            record.extend_from_slice(part.as_bytes());
+        }
+        record
     }
 
     /// `stands_for` counts, where the record is lost.
@@ -222,12 +239,13 @@ impl Log {
             queue.lost += if waiting.is_none() { stands_for } else { 0 };
             return false;
         }
-        let was_empty = queue.entries.is_empty();
-        queue.bytes.extend(record);
+        let wakes = queue.entries.is_empty() || (waiting.is_some() && !queue.urgent);
+        queue.urgent |= waiting.is_some();
+        queue.bytes.extend_from_slice(&record);
         let end = queue.bytes.len();
         queue.entries.push(Entry { end, waiting });
         drop(queue);
-        if was_empty {
+        if wakes {
             self.0.filled.notify_one();
         }
         true
@@ -253,6 +271,7 @@ struct Writing {
     path: PathBuf,
     file: File,
     seq: u64,
+    written_at: Option<Instant>,
     failing_since: Option<Instant>,
     /// Asked for, and not yet done.
     reopening: bool,
@@ -323,6 +342,16 @@ impl Writing {
                 .wait_timeout_while(queue, RETRY, |queue| !queue.reopen && !queue.closing);
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+        let rest = self
+            .written_at
+            .map_or(Duration::ZERO, |at| PACE.saturating_sub(at.elapsed()));
+        if !rest.is_zero() {
+            let waited = self.log.0.filled.wait_timeout_while(queue, rest, |queue| {
+                !queue.urgent && !queue.reopen && !queue.closing
+            });
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        queue.urgent = false;
         let batch = Batch {
             bytes: std::mem::take(&mut queue.bytes),
             entries: std::mem::take(&mut queue.entries),
@@ -344,6 +373,7 @@ impl Writing {
         }
         file::append_whole(&mut self.file, &out)?;
         self.seq = seq;
+        self.written_at = Some(Instant::now());
         Ok(())
     }
 

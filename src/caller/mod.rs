@@ -13,6 +13,7 @@ pub mod witness;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -23,6 +24,11 @@ pub use sock_diag::{CallerUnknown, ClientSocket, SocketOwner};
 use crate::ids::{ClientAddr, Uid};
 use crate::policy::{Account, Subject};
 use witness::{Seen, Unwitnessed, Urgency, Witness};
+
+/// What one request's way through this program takes where nothing is waited
+/// for, and a little more. Asking the kernel again within it would say no more
+/// than the next instant does away with.
+const MOMENT: Duration = Duration::from_micros(50);
 
 /// Answers who is asking.
 pub struct Callers {
@@ -40,11 +46,19 @@ pub struct Peer {
     met: Result<SocketOwner, CallerUnknown>,
 }
 
+/// What names there are for the owner of a [`Peer`]'s socket.
+pub struct Acquaintance {
+    subject: Arc<Subject>,
+    unit: Option<Arc<str>>,
+}
+
 /// Who is at the other end of a connection. Only [`Callers`] makes one.
 #[derive(Clone)]
 pub struct Caller {
     socket: ClientSocket,
     owner: SocketOwner,
+    /// When the kernel last said so.
+    seen: Instant,
     subject: Arc<Subject>,
     unit: Option<Arc<str>>,
 }
@@ -73,34 +87,40 @@ impl Callers {
         Peer { socket, met }
     }
 
+    /// Looks up the names of the peer, which may take a while: so it comes
+    /// before [`Callers::identify`], whose answer is of one moment.
+    pub async fn acquaint(&self, peer: Peer) -> Result<Acquaintance, CallerUnknown> {
+        Ok(self.named(&peer.met?).await)
+    }
+
     /// The caller at the other end, to be asked when the whole request has
-    /// been read.
-    pub async fn identify(&self, peer: Peer) -> Result<Caller, CallerUnknown> {
-        let Peer { socket, met } = peer;
-        let owner = self.diag().owner_by_cookie(socket, met?.cookie)?;
-        Ok(self.named(socket, owner).await)
+    /// been read: the very socket that was met, unchanged.
+    pub fn identify(&self, peer: Peer, known: Acquaintance) -> Result<Caller, CallerUnknown> {
+        let owner = peer.met?;
+        self.diag().still(peer.socket, &owner)?;
+        Ok(Caller::new(peer.socket, owner, known))
     }
 
     /// Who opened the connection. For records alone: whether that socket is
     /// still at the other end, this does not ask.
     pub async fn opener(&self, peer: Peer) -> Option<Caller> {
-        Some(self.named(peer.socket, peer.met.ok()?).await)
+        let owner = peer.met.ok()?;
+        Some(Caller::new(peer.socket, owner, self.named(&owner).await))
     }
 
-    async fn named(&self, socket: ClientSocket, owner: SocketOwner) -> Caller {
+    async fn named(&self, owner: &SocketOwner) -> Acquaintance {
         let (subject, unit) =
             tokio::join!(self.names.subject(owner.uid), self.units.unit(owner.cgroup));
-        Caller {
-            socket,
-            owner,
-            subject,
-            unit,
-        }
+        Acquaintance { subject, unit }
     }
 
     /// Whether the socket the caller was read from is still the one at the
     /// other end: asked before the service is, and before the answer leaves.
+    /// What the kernel said a moment ago still holds.
     pub fn confirm(&self, caller: &Caller) -> Result<(), CallerUnknown> {
+        if caller.seen.elapsed() < MOMENT {
+            return Ok(());
+        }
         self.diag().still(caller.socket, &caller.owner)
     }
 
@@ -144,6 +164,16 @@ impl Peer {
 }
 
 impl Caller {
+    fn new(socket: ClientSocket, owner: SocketOwner, known: Acquaintance) -> Self {
+        Self {
+            socket,
+            owner,
+            seen: Instant::now(),
+            subject: known.subject,
+            unit: known.unit,
+        }
+    }
+
     /// As rules see the caller.
     pub fn subject(&self) -> &Arc<Subject> {
         &self.subject

@@ -48,7 +48,7 @@ impl Units {
 
     /// The unit of a cgroup id.
     pub(super) async fn unit(&self, cgroup: Option<u64>) -> Unit {
-        let (cgroup, mount) = (cgroup?, self.mount.clone()?);
+        let (cgroup, mount) = (cgroup?, self.mount.as_ref()?);
         {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(unit) = seen.units.get(&cgroup) {
@@ -59,7 +59,7 @@ impl Units {
             }
             seen.walked = Some(Instant::now());
         }
-        let shared = Arc::clone(&self.seen);
+        let (mount, shared) = (mount.clone(), Arc::clone(&self.seen));
         let walk = tokio::task::spawn_blocking(move || {
             let units = walk(&mount);
             let unit = units.get(&cgroup).cloned().flatten();

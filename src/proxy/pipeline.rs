@@ -39,7 +39,9 @@ impl Proxy {
         let mut record = Pending::new(&self.log, peer.address(), self.mode);
         record.facts.policy = Some(Arc::clone(self.policy.hash()));
         describe(&mut record, &arrived);
-        let caller = self.callers.identify(peer).await;
+        let known = self.callers.acquaint(peer).await;
+        self.limits.turn(peer.uid()).await;
+        let caller = known.and_then(|known| self.callers.identify(peer, known));
         if let Ok(caller) = &caller {
             record.facts.subject = Some(Arc::clone(caller.subject()));
             record.facts.unit = caller.unit().cloned();
@@ -47,7 +49,6 @@ impl Proxy {
         if self.guards.are_gone() {
             return Err(close(record, NoAnswer::GuardsGone));
         }
-        self.limits.turn(peer.uid()).await;
         let (request, caller) = match (arrived, caller) {
             (Err(rejected), caller) => {
                 if let Ok(caller) = &caller {
