@@ -11,7 +11,7 @@ use crate::audit::{Decision, Reason};
 use crate::caller::Caller;
 use crate::caller::witness::Unwitnessed;
 use crate::config::Mode;
-use crate::ids::MetadataAddr;
+use crate::ids::{MetadataAddr, Uid};
 use crate::policy::{DenyCause, Verdict};
 use crate::request::{CanonicalPath, PresentedToken, Read, ReadMethod, Ttl};
 use crate::token::TokenError;
@@ -214,6 +214,7 @@ pub fn judge_holders(seen: Result<Vec<Verdict>, Unwitnessed>) -> Option<Withheld
 /// The right to ask the service one thing once.
 #[derive(Debug)]
 pub struct Permit {
+    uid: Uid,
     service: MetadataAddr,
     ask: Ask,
 }
@@ -240,6 +241,7 @@ impl Permit {
         match &judgement.outcome {
             Outcome::Refuse(status) => Err(*status),
             Outcome::Forward(access) => Ok(Self {
+                uid: caller.uid(),
                 service: caller.service(),
                 ask: Ask::Read {
                     method: read.method,
@@ -253,14 +255,28 @@ impl Permit {
     /// Any caller may have a token.
     pub fn mint(caller: &Caller, ttl: Ttl) -> Self {
         Self {
+            uid: caller.uid(),
             service: caller.service(),
             ask: Ask::Mint(ttl),
         }
     }
 
+    /// For whom.
+    pub fn uid(&self) -> Uid {
+        self.uid
+    }
+
     /// Where to ask.
     pub fn service(&self) -> MetadataAddr {
         self.service
+    }
+
+    /// With which token a read asks.
+    pub fn access(&self) -> Option<&Access> {
+        match &self.ask {
+            Ask::Read { access, .. } => Some(access),
+            Ask::Mint(_) => None,
+        }
     }
 
     /// What to ask.

@@ -263,7 +263,7 @@ global
     user nobody
     group nogroup
     nbthread 1
-    maxconn 16384
+    maxconn 8000
 defaults
     mode http
     timeout connect 1s

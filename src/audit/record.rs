@@ -111,6 +111,8 @@ pub enum Reason {
     WitnessGone,
     /// More than the caller's share; `detail` names the limit.
     Limit,
+    /// The host's share of the service is used up.
+    HostBudget,
     /// The record could not be written, and the answer may not leave without.
     AuditUnwritable,
     /// No connection to the service.
@@ -147,6 +149,7 @@ impl Reason {
             Self::Holders => "holders",
             Self::WitnessGone => "witness_gone",
             Self::Limit => "limit",
+            Self::HostBudget => "host_budget",
             Self::AuditUnwritable => "audit_unwritable",
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamInvalid => "upstream_invalid",
@@ -184,6 +187,8 @@ pub struct RequestBody<'a> {
     pub(super) status: Option<u16>,
     pub(super) bytes: u64,
     pub(super) latency_us: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) served: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) credential: Option<&'a CredentialRecord>,
 }

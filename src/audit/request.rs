@@ -2,7 +2,7 @@
 //! way and writes itself, at the latest when it is dropped.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -22,6 +22,8 @@ use crate::provider::Class;
 pub struct Pending {
     log: Log,
     started: Instant,
+    /// How long it took, once it is settled.
+    took: Option<Duration>,
     id: String,
     address: ClientAddr,
     mode: Mode,
@@ -34,6 +36,8 @@ enum State {
     Open,
     /// Its one record is on its way to the file, or withdrawn.
     Awaited(oneshot::Receiver<Written>),
+    /// How it ended is known; what else is to be said of it, not yet.
+    Settled(Ending),
     Finished,
 }
 
@@ -64,6 +68,8 @@ pub struct Facts {
     pub verdict: Option<Decision>,
     /// The rule that said it.
     pub rule: Option<Arc<str>>,
+    /// `memory`, where the service was not asked.
+    pub served: Option<&'static str>,
     /// The credentials handed out.
     pub credential: Option<CredentialRecord>,
 }
@@ -89,6 +95,7 @@ impl Pending {
         Self {
             log: log.clone(),
             started: Instant::now(),
+            took: None,
             id: log.next_id(),
             address,
             mode,
@@ -105,6 +112,14 @@ impl Pending {
     /// Queues the record.
     pub fn finish(mut self, ending: Ending) {
         self.write(ending);
+    }
+
+    /// Says how the request ended, whenever the record is queued: at the
+    /// latest when this is dropped.
+    pub fn settle(mut self, ending: Ending) -> Self {
+        self.took = Some(self.started.elapsed());
+        self.state = State::Settled(ending);
+        self
     }
 
     /// Writes the record, and only then returns. Unwritable, the record is
@@ -145,6 +160,7 @@ impl Pending {
 
     fn body<'a>(&'a self, event: Event, ending: &Ending) -> RequestBody<'a> {
         let facts = &self.facts;
+        let took = self.took.unwrap_or_else(|| self.started.elapsed());
         // The body of an answer to HEAD is not sent.
         let is_head = facts.method.as_deref() == Some("HEAD");
         RequestBody {
@@ -173,7 +189,8 @@ impl Pending {
             },
             status: ending.status,
             bytes: if is_head { 0 } else { ending.bytes },
-            latency_us: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            latency_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            served: facts.served,
             // An answer that did not leave handed out nothing.
             credential: facts
                 .credential
@@ -191,6 +208,11 @@ impl Drop for Pending {
             State::Awaited(told) => {
                 told.close();
                 told.try_recv() != Ok(Written::Withdrawn)
+            }
+            State::Settled(ending) => {
+                let ending = *ending;
+                self.write(ending);
+                true
             }
             State::Finished => true,
         };
@@ -250,6 +272,7 @@ pub fn connection_refused(
         status: None,
         bytes: 0,
         latency_us: 0,
+        served: None,
         credential: None,
     });
 }

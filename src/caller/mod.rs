@@ -139,6 +139,11 @@ impl Callers {
         self.witness.holders(caller.owner.inode, urgency).await
     }
 
+    /// Whether it is of no use now to ask for holders without urgency.
+    pub fn witness_rests(&self) -> bool {
+        self.witness.rests()
+    }
+
     /// A uid as rules see it.
     pub async fn subject(&self, uid: Uid) -> Arc<Subject> {
         self.names.subject(uid).await

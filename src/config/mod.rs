@@ -46,6 +46,9 @@ pub struct Config {
     pub control_socket: PathBuf,
     /// `[state] directory`.
     pub state_directory: PathBuf,
+    /// `[memory] enabled`: whether answers that hold are given again without
+    /// asking the service.
+    pub memory: bool,
     /// `[limits]`.
     pub limits: Limits,
 }
@@ -216,6 +219,7 @@ impl Default for Config {
             },
             control_socket: "/run/imdsfw/control.sock".into(),
             state_directory: "/var/lib/imdsfw".into(),
+            memory: true,
             limits: Limits {
                 enabled: true,
                 connections: 64,

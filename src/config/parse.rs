@@ -29,6 +29,7 @@ const TABLES: &[(&str, &[&str])] = &[
     ("audit", &["file", "on_failure"]),
     ("control", &["socket"]),
     ("state", &["directory"]),
+    ("memory", &["enabled"]),
     (
         "limits",
         &[
@@ -199,6 +200,9 @@ impl Reader<'_> {
         }
         if let Some(table) = self.section(file, "state") {
             self.set(&table, "directory", &mut config.state_directory, Self::path);
+        }
+        if let Some(table) = self.section(file, "memory") {
+            self.set(&table, "enabled", &mut config.memory, Self::boolean);
         }
         self.limits(file, config);
     }

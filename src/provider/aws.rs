@@ -5,7 +5,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::Class;
+use super::{Class, Keep};
 
 pub(super) const HOST_NAMES: &[&str] = &["instance-data.ec2.internal", "instance-data"];
 
@@ -65,6 +65,30 @@ pub(super) fn classify(segments: &[&str]) -> Class {
         ["dynamic", rest @ ..] => dynamic(rest),
         ["meta-data", rest @ ..] => meta_data(rest),
         _ => Class::Unclassified,
+    }
+}
+
+/// Leaves alone: what stands in a listing can grow.
+pub(super) fn keep(segments: &[&str]) -> Keep {
+    match segments {
+        _ if classify(segments) == Class::Credentials => Keep::Briefly,
+        ["user-data"]
+        | [
+            "dynamic",
+            "instance-identity",
+            "document" | "signature" | "pkcs7" | "rsa2048" | "dsa2048",
+        ]
+        | ["meta-data", "public-keys", _, "openssh-key"]
+        | [
+            "meta-data",
+            "placement" | "services" | "block-device-mapping",
+            _,
+        ]
+        | ["meta-data", "metrics", "vhostmd"] => Keep::Boot,
+        // A directory.
+        ["meta-data", leaf] if leaf.starts_with("iam-ecs-") => Keep::Never,
+        ["meta-data", leaf] if is_routine_leaf(leaf) => Keep::Boot,
+        _ => Keep::Never,
     }
 }
 

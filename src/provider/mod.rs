@@ -58,6 +58,18 @@ impl Class {
     }
 }
 
+/// How long an answer holds that was given once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Keep {
+    /// It may be another the next time, or there may be one where there was
+    /// none.
+    Never,
+    /// Credentials: for some seconds.
+    Briefly,
+    /// As long as the machine runs.
+    Boot,
+}
+
 /// A cloud's metadata service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Provider {
@@ -113,6 +125,13 @@ impl Provider {
     pub fn classify(self, segments: &[&str]) -> Class {
         match self {
             Self::Aws => aws::classify(segments),
+        }
+    }
+
+    /// How long what stands at a path holds, given by the same segments.
+    pub fn keep(self, segments: &[&str]) -> Keep {
+        match self {
+            Self::Aws => aws::keep(segments),
         }
     }
 

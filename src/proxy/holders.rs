@@ -4,24 +4,62 @@
 //! Only credentials may wait for the witness; everything else goes on when it
 //! is gone, and waits for no more than a filled record is worth.
 
-use std::future::Future;
-use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
+
 use super::Proxy;
-use crate::audit::Pending;
+use crate::audit::{Ending, Pending};
 use crate::authorize::{Withheld, judge_holders};
 use crate::caller::Caller;
 use crate::caller::witness::{Seen, Unwitnessed, Urgency, speaker};
 use crate::request::CanonicalPath;
 
+/// Looks under way at once that only fill records.
+pub(super) const LOOKS_MAX: usize = 8;
 /// For the record of a request whose answer is there.
 const GRACE: Duration = Duration::from_millis(20);
 
 /// What asking the witness came to.
 pub(super) type Witnessed = Result<Seen, Unwitnessed>;
 
+/// A look at who asks that nobody waits for: it only fills a record.
+pub(super) struct Look(Option<JoinHandle<Witnessed>>);
+
+impl Look {
+    /// Queues the record of an answer that leaves now, with what was seen
+    /// where that comes in time.
+    pub(super) fn finish(self, record: Pending, caller: &Caller, ending: Ending) {
+        let mut record = record.settle(ending);
+        if let Some(look) = self.0 {
+            let caller = caller.clone();
+            tokio::spawn(async move {
+                if let Ok(Ok(seen)) = tokio::time::timeout(GRACE, look).await {
+                    note(&mut record, &caller, &seen);
+                }
+            });
+        }
+    }
+}
+
 impl Proxy {
+    /// Begins to look, where the witness has time for it.
+    pub(super) fn look(&self, caller: &Caller) -> Look {
+        if self.callers.witness_rests() {
+            return Look(None);
+        }
+        let Ok(one_of_few) = Arc::clone(&self.looks).try_acquire_owned() else {
+            return Look(None);
+        };
+        let (callers, caller) = (Arc::clone(&self.callers), caller.clone());
+        Look(Some(tokio::spawn(async move {
+            let seen = callers.holders(&caller, Urgency::WhenIdle).await;
+            drop(one_of_few);
+            seen
+        })))
+    }
+
     /// Fills in who asked, where nothing else is waited for.
     pub(super) async fn note_holder(&self, record: &mut Pending, caller: &Caller) {
         let asked = self.callers.holders(caller, Urgency::WhenIdle);
@@ -46,7 +84,7 @@ impl Proxy {
         let mut verdicts = tokio::task::JoinSet::new();
         let mut judged = Vec::new();
         for uid in uids {
-            let callers = std::sync::Arc::clone(&self.callers);
+            let callers = Arc::clone(&self.callers);
             verdicts.spawn(async move { callers.subject(uid).await });
         }
         while let Some(subject) = verdicts.join_next().await {
@@ -65,35 +103,5 @@ pub(super) fn note(record: &mut Pending, caller: &Caller, witnessed: &Witnessed)
         && let Some(holder) = speaker(&seen.holders, caller.uid())
     {
         record.facts.holder = Some(holder.clone());
-    }
-}
-
-/// Awaits `main`; `side` may take as long, and no more than [`GRACE`] longer.
-pub(super) async fn beside<M, S>(
-    main: impl Future<Output = M>,
-    side: impl Future<Output = S>,
-) -> (M, Option<S>) {
-    let (mut main, mut side) = (pin!(main), pin!(side));
-    tokio::select! {
-        answer = &mut main => (answer, tokio::time::timeout(GRACE, side).await.ok()),
-        seen = &mut side => (main.await, Some(seen)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::future::{pending, ready};
-    use std::time::Instant;
-
-    #[tokio::test]
-    async fn an_answer_waits_for_a_record_no_longer_than_it_is_worth() {
-        let start = Instant::now();
-        let (answer, seen) = beside(ready(1), pending::<()>()).await;
-        assert_eq!((answer, seen), (1, None));
-        assert!(start.elapsed() < GRACE * 10);
-        assert_eq!(beside(ready(1), ready(2)).await, (1, Some(2)));
-        let late = tokio::time::sleep(GRACE * 2);
-        assert_eq!(beside(late, ready(2)).await, ((), Some(2)));
     }
 }

@@ -10,7 +10,7 @@ use super::gate::Arrived;
 use super::holders::{self, Witnessed};
 use super::{Proxy, boottime, notice};
 use crate::audit::{Decision, Ending, Pending, Reason};
-use crate::authorize::{Ask, Permit, TokenState, Withheld, judge};
+use crate::authorize::{Judgement, Outcome, Permit, TokenState, Withheld, judge};
 use crate::caller::witness::Urgency;
 use crate::caller::{Caller, CallerUnknown, Peer};
 use crate::config::{Action, TokenMode};
@@ -69,39 +69,26 @@ impl Proxy {
         record.facts.verdict = Some(Decision::Allow);
         if let Err(over) = self.limits.token(caller.uid(), Instant::now()) {
             let reply = answer::too_many("tokens", record.id());
-            record.finish(ending(
-                Decision::Deny,
-                Reason::Limit,
-                Some(over.as_str()),
-                &reply,
-            ));
+            let why = Some(over.as_str());
+            record.finish(ending(Decision::Deny, Reason::Limit, why, &reply));
             return Ok(reply);
         }
-        match self.token_mode {
-            TokenMode::Relay => {
-                self.forward(record, caller, Permit::mint(caller, ttl), None)
-                    .await
-            }
-            TokenMode::Bound => {
-                if let Err(why) = self.confirm(caller) {
-                    return Err(close(record, why));
-                }
-                let Some(nonce) = self.nonce() else {
-                    return Ok(fail(
-                        record,
-                        500,
-                        Reason::Internal,
-                        "random",
-                        "no random numbers",
-                    ));
-                };
-                self.note_holder(&mut record, caller).await;
-                let token = self.tokens.mint(caller.uid(), ttl, boottime(), nonce);
-                let reply = answer::minted(token, ttl);
-                record.finish(allowed(Reason::Allowed, None, &reply));
-                Ok(reply)
-            }
+        if self.token_mode == TokenMode::Relay {
+            let permit = Permit::mint(caller, ttl);
+            return self.forward(record, caller, permit, None).await;
         }
+        if let Err(why) = self.confirm(caller) {
+            return Err(close(record, why));
+        }
+        let Some(nonce) = self.nonce() else {
+            let what = "no random numbers";
+            return Ok(fail(record, 500, Reason::Internal, "random", what));
+        };
+        let token = self.tokens.mint(caller.uid(), ttl, boottime(), nonce);
+        let reply = answer::minted(token, ttl);
+        let ending = allowed(Reason::Allowed, None, &reply);
+        self.look(caller).finish(record, caller, ending);
+        Ok(reply)
     }
 
     async fn read(&self, mut record: Pending, caller: &Caller, read: &Read) -> Served {
@@ -118,8 +105,7 @@ impl Proxy {
             Ok(permit) => {
                 let passing = Passing {
                     read,
-                    reason: judged.reason,
-                    detail: judged.detail,
+                    judged: &judged,
                 };
                 self.forward(record, caller, permit, Some(passing)).await
             }
@@ -146,9 +132,7 @@ impl Proxy {
         }
     }
 
-    /// Asks the service, and lets the answer go to the caller it was meant
-    /// for, once it is recorded. Credentials also wait for the witness, which
-    /// is asked at the same time, and for the verdict on what it saw.
+    /// Gets the answer, and lets it go to the caller it was meant for.
     async fn forward(
         &self,
         mut record: Pending,
@@ -156,59 +140,93 @@ impl Proxy {
         permit: Permit,
         passing: Option<Passing<'_>>,
     ) -> Served {
-        if let Err(why) = self.confirm(caller) {
-            return Err(close(record, why));
+        let access = permit.access().cloned();
+        if record.facts.class == Some(Class::Credentials)
+            && let Some(passing) = passing
+        {
+            // Everything else goes on without the witness; these wait for it,
+            // and it is asked at the same time.
+            let witness = self.callers.holders(caller, Urgency::Now);
+            let (answer, seen) = tokio::join!(self.ask(&mut record, caller, permit), witness);
+            holders::note(&mut record, caller, &seen);
+            return match answer {
+                Ok(answer) => self.hand_out(record, caller, passing, answer, seen).await,
+                Err(failed) => failed.of(record),
+            };
         }
-        let _lane = self.limits.upstream(caller.uid()).await;
-        let access = match permit.ask() {
-            Ask::Read { access, .. } => Some(access.clone()),
-            Ask::Mint(_) => None,
-        };
-        let (answer, mut seen) = self.ask(caller, permit, record.facts.class).await;
-        if let Some(seen) = &seen {
-            holders::note(&mut record, caller, seen);
-        }
-        let answer = match answer {
+        let look = self.look(caller);
+        let answer = match self.ask(&mut record, caller, permit).await {
             Ok(answer) => answer,
-            Err(error) => return Ok(upstream_failed(record, error)),
+            Err(failed) => return failed.of(record),
         };
-        let (mut reason, mut detail) = (Reason::Allowed, None);
+        let mut ending = (Reason::Allowed, None);
         if let Some(passing) = passing {
-            (reason, detail) = (passing.reason, passing.detail);
-            let by_path = record.facts.class;
             self.take_notice(&mut record, passing.read, &answer);
             if record.facts.class == Some(Class::Credentials) {
-                if by_path != record.facts.class {
-                    // What filled a record is not enough for a verdict.
-                    seen = None;
-                }
-                let seen = match seen {
-                    Some(seen) => seen,
-                    None => self.callers.holders(caller, Urgency::Now).await,
-                };
+                // What filled a record is not enough for a verdict.
+                let seen = self.callers.holders(caller, Urgency::Now).await;
                 holders::note(&mut record, caller, &seen);
-                let path = &passing.read.path;
-                match self.withheld(path, &seen).await {
-                    Some(withheld) if withheld.binds(self.mode) => {
-                        return Ok(withhold(record, path.as_str(), &withheld));
-                    }
-                    Some(withheld) if reason != Reason::Observed => {
-                        (reason, detail) = (Reason::Observed, Some(withheld.reason.as_str()));
-                    }
-                    _ => {}
-                }
+                return self.hand_out(record, caller, passing, answer, seen).await;
             }
+            ending = (passing.judged.reason, passing.judged.detail);
         }
         if let Err(why) = self.confirm(caller) {
             return Err(close(record, why));
         }
         let sensitive = record.facts.class.is_some_and(Class::is_sensitive);
         let reply = answer::passed_on(answer, access.as_ref());
-        let ending = allowed(reason, detail, &reply);
-        if !sensitive {
-            record.finish(ending);
-            return Ok(reply);
+        let ending = allowed(ending.0, ending.1, &reply);
+        if sensitive {
+            return self.recorded_first(record, ending, reply).await;
         }
+        look.finish(record, caller, ending);
+        Ok(reply)
+    }
+
+    /// Credentials leave when every holder of the connection may have them,
+    /// and when no newer ones have come since.
+    async fn hand_out(
+        &self,
+        mut record: Pending,
+        caller: &Caller,
+        passing: Passing<'_>,
+        mut answer: Answer,
+        seen: Witnessed,
+    ) -> Served {
+        let Passing { read, judged } = passing;
+        let (mut reason, mut detail) = (judged.reason, judged.detail);
+        match self.withheld(&read.path, &seen).await {
+            Some(withheld) if withheld.binds(self.mode) => {
+                return Ok(withhold(record, read.path.as_str(), &withheld));
+            }
+            Some(withheld) if reason != Reason::Observed => {
+                (reason, detail) = (Reason::Observed, Some(withheld.reason.as_str()));
+            }
+            _ => {}
+        }
+        if self.upstream.is_superseded(&read.path, &answer)
+            && let Ok(permit) = Permit::read(caller, read, judged)
+        {
+            match self.ask(&mut record, caller, permit).await {
+                Ok(newer) => answer = newer,
+                Err(failed) => return failed.of(record),
+            }
+        }
+        self.take_notice(&mut record, read, &answer);
+        if let Err(why) = self.confirm(caller) {
+            return Err(close(record, why));
+        }
+        let access = match &judged.outcome {
+            Outcome::Forward(access) => Some(access),
+            Outcome::Refuse(_) => None,
+        };
+        let reply = answer::passed_on(answer, access);
+        let ending = allowed(reason, detail, &reply);
+        self.recorded_first(record, ending, reply).await
+    }
+
+    /// Lets an answer go once its record is written.
+    async fn recorded_first(&self, record: Pending, ending: Ending, reply: Reply) -> Served {
         match (record.finish_durably(ending).await, self.on_audit_failure) {
             (Ok(()), _) => Ok(reply),
             (Err(record), Action::Allow) => {
@@ -230,23 +248,21 @@ impl Proxy {
         Ok(self.callers.confirm(caller)?)
     }
 
-    /// Asks the service, and beside it the witness; its answer is `None`
-    /// where only the record wanted it and it was not there in time.
+    /// From memory, or from the service.
     async fn ask(
         &self,
+        record: &mut Pending,
         caller: &Caller,
         permit: Permit,
-        class: Option<Class>,
-    ) -> (Result<Answer, UpstreamError>, Option<Witnessed>) {
-        let service = self.upstream.fetch(permit);
-        if class == Some(Class::Credentials) {
-            let witness = self.callers.holders(caller, Urgency::Now);
-            let (answer, seen) = tokio::join!(service, witness);
-            (answer, Some(seen))
-        } else {
-            let witness = self.callers.holders(caller, Urgency::WhenIdle);
-            holders::beside(service, witness).await
+    ) -> Result<Answer, Failed> {
+        if let Some(answer) = self.upstream.recall(&permit) {
+            record.facts.served = Some("memory");
+            return Ok(answer);
         }
+        record.facts.served = None;
+        let _lane = self.limits.upstream(caller.uid()).await;
+        self.confirm(caller).map_err(Failed::Caller)?;
+        self.upstream.fetch(permit).await.map_err(Failed::Upstream)
     }
 
     fn take_notice(&self, record: &mut Pending, read: &Read, answer: &Answer) {
@@ -261,10 +277,25 @@ impl Proxy {
 }
 
 /// A read on its way to the service.
+#[derive(Clone, Copy)]
 struct Passing<'a> {
     read: &'a Read,
-    reason: Reason,
-    detail: Option<&'static str>,
+    judged: &'a Judgement,
+}
+
+/// Why there is no answer.
+enum Failed {
+    Caller(NoAnswer),
+    Upstream(UpstreamError),
+}
+
+impl Failed {
+    fn of(self, record: Pending) -> Served {
+        match self {
+            Self::Caller(why) => Err(close(record, why)),
+            Self::Upstream(error) => Ok(upstream_failed(record, error)),
+        }
+    }
 }
 
 fn describe(record: &mut Pending, arrived: &Arrived) {
@@ -352,6 +383,10 @@ fn upstream_failed(record: Pending, error: UpstreamError) -> Reply {
         UpstreamError::Invalid(detail) => {
             let what = "the metadata service gave no valid answer";
             fail(record, 502, Reason::UpstreamInvalid, Some(detail), what)
+        }
+        UpstreamError::HostBudget => {
+            let what = "this host asks the metadata service for more than it may; try again";
+            fail(record, 503, Reason::HostBudget, None, what)
         }
         UpstreamError::Timeout => {
             let what = "the metadata service did not answer in time";

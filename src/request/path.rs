@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use crate::provider::{Class, Provider};
+use crate::provider::{Class, Keep, Provider};
 
 /// Why a target has no canonical form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,6 +73,7 @@ pub struct CanonicalPath {
     /// Where the resource begins in `text`: behind the version segment.
     resource_at: usize,
     class: Class,
+    keep: Keep,
 }
 
 impl CanonicalPath {
@@ -94,9 +95,10 @@ impl CanonicalPath {
             Some(first) if provider.is_version(first) => first.len() + 1,
             _ => 0,
         };
-        let class = {
+        let (class, keep) = {
             let resource = text.get(resource_at..).unwrap_or_default();
-            provider.classify(&segments_of(resource).collect::<Vec<_>>())
+            let segments: Vec<_> = segments_of(resource).collect();
+            (provider.classify(&segments), provider.keep(&segments))
         };
         if text.is_empty() || decoded.ends_with('/') {
             text.push('/');
@@ -105,6 +107,7 @@ impl CanonicalPath {
             text,
             resource_at,
             class,
+            keep,
         })
     }
 
@@ -135,6 +138,11 @@ impl CanonicalPath {
     /// What the provider says the path holds.
     pub fn class(&self) -> Class {
         self.class
+    }
+
+    /// How long the provider says an answer holds.
+    pub fn keep(&self) -> Keep {
+        self.keep
     }
 }
 

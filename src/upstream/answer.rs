@@ -1,7 +1,9 @@
 //! An answer of the service, whole and checked.
 
+use std::time::SystemTime;
+
 use bytes::Bytes;
-use hyper::header::HeaderMap;
+use hyper::header::{DATE, HeaderMap, HeaderValue};
 use hyper::{Response, StatusCode};
 
 /// Status, headers and body as the service sent them, without the headers
@@ -27,6 +29,16 @@ impl Answer {
     /// The body.
     pub fn body(&self) -> &Bytes {
         self.0.body()
+    }
+
+    /// As if the service had given it now.
+    pub(super) fn dated(mut self, now: SystemTime) -> Self {
+        if let Some(date) = self.0.headers_mut().get_mut(DATE)
+            && let Ok(now) = HeaderValue::try_from(httpdate::fmt_http_date(now))
+        {
+            *date = now;
+        }
+        self
     }
 
     /// All of it.

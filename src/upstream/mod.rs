@@ -6,12 +6,16 @@
 //! never followed, and an answer is whole before anybody sees it.
 
 mod answer;
+mod budget;
+mod flights;
+mod memory;
 mod pool;
 mod token;
 mod wire;
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use hyper::StatusCode;
 use hyper::header::HeaderName;
@@ -20,9 +24,12 @@ use tokio::time::{Instant, timeout_at};
 pub use answer::Answer;
 
 use crate::authorize::{Access, Ask, Permit};
-use crate::config;
-use crate::ids::MetadataAddr;
-use crate::request::{ReadMethod, TOKEN_PATH};
+use crate::config::Config;
+use crate::ids::{MetadataAddr, Uid};
+use crate::request::{CanonicalPath, ReadMethod, TOKEN_PATH};
+use budget::Budget;
+use flights::Flights;
+use memory::{Key, Memory};
 use pool::Pool;
 use token::OwnToken;
 use wire::Expects;
@@ -40,24 +47,38 @@ pub enum UpstreamError {
     Invalid(&'static str),
     /// Not whole in time.
     Timeout,
+    /// Not asked: this host's share of it is used up.
+    HostBudget,
 }
+
+/// A refusal of the service is worth a second try within this, beside what
+/// the rest of an answer takes; clients wait one second.
+const RETRY_WITHIN: Duration = Duration::from_millis(400);
 
 /// The service, as the daemon sees it.
 pub struct Upstream {
     timeout: Duration,
     services: HashMap<MetadataAddr, Service>,
+    memory: Option<Mutex<Memory>>,
+    flights: Flights,
 }
 
 struct Service {
     pool: Pool,
     token: OwnToken,
+    budget: Budget,
     /// Of every request.
     headers: String,
 }
 
 impl Upstream {
     /// For the addresses of the config. Connects to nothing yet.
-    pub fn new(config: &config::Upstream) -> Self {
+    pub fn new(config: &Config) -> Self {
+        let Config {
+            upstream, limits, ..
+        } = config;
+        let per_second = limits.host_upstream_requests_per_second;
+        let budget = Budget::new(limits.enabled.then_some(per_second));
         let service = |address: &std::net::SocketAddr| {
             let host = match address.port() {
                 80 => bracketed(address.ip()),
@@ -65,37 +86,91 @@ impl Upstream {
             };
             let version = env!("CARGO_PKG_VERSION");
             let service = Service {
-                pool: Pool::new(*address, config.connect_timeout),
+                pool: Pool::new(*address, upstream.connect_timeout),
                 token: OwnToken::default(),
+                budget: budget.clone(),
                 headers: format!("host: {host}\r\nuser-agent: imdsfw/{version}\r\n"),
             };
             (MetadataAddr(*address), service)
         };
         Self {
-            timeout: config.timeout,
-            services: config.addresses.iter().map(service).collect(),
+            timeout: upstream.timeout,
+            services: upstream.addresses.iter().map(service).collect(),
+            memory: config.memory.then(Mutex::default),
+            flights: Flights::default(),
         }
     }
 
-    /// Asks the service what the permit is for, once.
+    /// What the permit is for, where an earlier answer of the service still
+    /// holds.
+    pub fn recall(&self, permit: &Permit) -> Option<Answer> {
+        let key = shared(permit)?;
+        let answer = lock(self.memory.as_ref()?).recall(&key, SystemTime::now())?;
+        Some(answer.dated(SystemTime::now()))
+    }
+
+    /// Asks the service what the permit is for, once. What somebody else asks
+    /// at this moment is not asked again.
     pub async fn fetch(&self, permit: Permit) -> Result<Answer, UpstreamError> {
         let service = self
             .services
             .get(&permit.service())
             .ok_or(UpstreamError::Unreachable)?;
         let deadline = Instant::now() + self.timeout;
-        timeout_at(deadline, service.fetch(permit.ask()))
+        let fetch = service.fetch(permit.uid(), permit.ask());
+        let fetch = async {
+            match shared(&permit) {
+                Some(key) => {
+                    let learn = async {
+                        let answer = fetch.await?;
+                        if let Some(memory) = &self.memory {
+                            lock(memory).learn(&key, &answer, SystemTime::now());
+                        }
+                        Ok(answer)
+                    };
+                    self.flights.share(&key, learn).await
+                }
+                None => fetch.await,
+            }
+        };
+        timeout_at(deadline, fetch)
             .await
             .unwrap_or(Err(UpstreamError::Timeout))
     }
+
+    /// Whether newer credentials of the same role have come since.
+    pub fn is_superseded(&self, path: &CanonicalPath, answer: &Answer) -> bool {
+        let memory = self.memory.as_ref();
+        memory.is_some_and(|memory| lock(memory).is_superseded(path, answer))
+    }
+}
+
+/// What is the same for everybody who may have it: what the daemon asks with
+/// a token of its own.
+fn shared(permit: &Permit) -> Option<Key> {
+    match permit.ask() {
+        Ask::Read {
+            method: ReadMethod::Get,
+            path,
+            access: Access::Own { .. },
+        } => Some(Key {
+            service: permit.service(),
+            path: path.clone(),
+        }),
+        _ => None,
+    }
+}
+
+fn lock(memory: &Mutex<Memory>) -> MutexGuard<'_, Memory> {
+    memory.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Service {
-    async fn fetch(&self, ask: &Ask) -> Result<Answer, UpstreamError> {
+    async fn fetch(&self, uid: Uid, ask: &Ask) -> Result<Answer, UpstreamError> {
         match ask {
             Ask::Mint(ttl) => {
                 let request = self.token_request(ttl.seconds());
-                self.pool.send(&request, Expects::Body).await
+                self.send(uid, &request, Expects::Body).await
             }
             Ask::Read {
                 method,
@@ -110,12 +185,11 @@ impl Service {
                     |token: Option<&str>| self.read_request(*method, path.as_str(), token);
                 match access {
                     Access::Relayed(token) => {
-                        self.pool
-                            .send(&request(Some(token.as_str())), expects)
+                        self.send(uid, &request(Some(token.as_str())), expects)
                             .await
                     }
-                    Access::Tokenless => self.pool.send(&request(None), expects).await,
-                    Access::Own { .. } => self.with_own_token(request, expects).await,
+                    Access::Tokenless => self.send(uid, &request(None), expects).await,
+                    Access::Own { .. } => self.with_own_token(uid, request, expects).await,
                 }
             }
         }
@@ -123,22 +197,48 @@ impl Service {
 
     async fn with_own_token(
         &self,
+        uid: Uid,
         request: impl Fn(Option<&str>) -> Vec<u8>,
         expects: Expects,
     ) -> Result<Answer, UpstreamError> {
-        let token = self.token.current(self).await?;
-        let answer = self.pool.send(&request(Some(&token)), expects).await?;
+        let token = self.token.current(self, uid).await?;
+        let answer = self.send(uid, &request(Some(&token)), expects).await?;
         if answer.status() != StatusCode::UNAUTHORIZED {
             return Ok(answer);
         }
         // The service has forgotten the token: one more, and one more try.
         self.token.void(&token);
-        let token = self.token.current(self).await?;
-        let answer = self.pool.send(&request(Some(&token)), expects).await?;
+        let token = self.token.current(self, uid).await?;
+        let answer = self.send(uid, &request(Some(&token)), expects).await?;
         if answer.status() == StatusCode::UNAUTHORIZED {
             return Err(UpstreamError::Invalid("own_token_refused"));
         }
         Ok(answer)
+    }
+
+    /// In `uid`'s turn. Where the service has had enough, one more try when
+    /// it has had its rest.
+    async fn send(
+        &self,
+        uid: Uid,
+        request: &[u8],
+        expects: Expects,
+    ) -> Result<Answer, UpstreamError> {
+        let mut tries = 0;
+        loop {
+            let turn = self.budget.turn(uid).await;
+            turn.map_err(|_| UpstreamError::HostBudget)?;
+            let answer = self.pool.send(request, expects).await?;
+            if !is_throttled(answer.status()) {
+                self.budget.answered();
+                return Ok(answer);
+            }
+            tries += 1;
+            match self.budget.back_off() {
+                Some(rest) if tries < 2 && rest <= RETRY_WITHIN => {}
+                _ => return Ok(answer),
+            }
+        }
     }
 
     fn token_request(&self, ttl: u32) -> Vec<u8> {
@@ -166,6 +266,13 @@ impl Service {
         say(&["\r\n"]);
         request
     }
+}
+
+fn is_throttled(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+    )
 }
 
 fn bracketed(ip: std::net::IpAddr) -> String {

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::wire::Expects;
 use super::{Service, TTL, UpstreamError};
+use crate::ids::Uid;
 
 /// Six hours, the longest the service grants.
 const ASKED: u32 = crate::request::TTL_MAX;
@@ -44,7 +45,11 @@ impl OwnToken {
     /// A token with time left. Callers that come while one is being fetched
     /// wait for that one, and share its failure. A renewal that fails harms
     /// nobody while the old token is good.
-    pub(super) async fn current(&self, service: &Service) -> Result<Token, UpstreamError> {
+    pub(super) async fn current(
+        &self,
+        service: &Service,
+        uid: Uid,
+    ) -> Result<Token, UpstreamError> {
         let now = Instant::now();
         if let Some(held) = &*self.held() {
             if now < held.renew {
@@ -67,7 +72,7 @@ impl OwnToken {
         {
             return Err(error);
         }
-        match fetch(service).await {
+        match fetch(service, uid).await {
             Ok(held) => {
                 let value = held.value.clone();
                 *self.held() = Some(held);
@@ -124,10 +129,10 @@ impl fmt::Debug for Token {
     }
 }
 
-async fn fetch(service: &Service) -> Result<Held, UpstreamError> {
+async fn fetch(service: &Service, uid: Uid) -> Result<Held, UpstreamError> {
     let asked = Instant::now();
     let request = service.token_request(ASKED);
-    let answer = service.pool.send(&request, Expects::Body).await?;
+    let answer = service.send(uid, &request, Expects::Body).await?;
     let refused = UpstreamError::Invalid("own_token");
     if answer.status() != StatusCode::OK {
         return Err(refused);

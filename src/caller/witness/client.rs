@@ -103,6 +103,12 @@ impl Witness {
         }
     }
 
+    /// Whether it has had enough of questions that nobody is in a hurry for.
+    pub fn rests(&self) -> bool {
+        let rests_until = self.state().rests_until;
+        rests_until.is_some_and(|until| Instant::now() < until)
+    }
+
     fn link(&self, urgency: Urgency) -> Result<Arc<Link>, Unwitnessed> {
         let mut state = self.state();
         let now = Instant::now();

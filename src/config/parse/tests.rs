@@ -41,6 +41,9 @@ socket = "/d"
 [state]
 directory = "/e"
 
+[memory]
+enabled = false
+
 [limits]
 enabled = false
 connections = 1
@@ -116,6 +119,7 @@ fn every_key_is_read() {
         },
         control_socket: "/d".into(),
         state_directory: "/e".into(),
+        memory: false,
         limits: super::super::Limits {
             enabled: false,
             connections: 1,
