@@ -51,7 +51,8 @@ fn question(client: SocketAddr, service: SocketAddr) -> Vec<u8> {
     out.extend(20u16.to_ne_bytes());
     out.extend(1u16.to_ne_bytes());
     out.extend([0; 8]);
-    out.extend([family as u8, libc::IPPROTO_TCP as u8, 0, 0]);
+    let [family, tcp] = [family, libc::IPPROTO_TCP].map(|it| u8::try_from(it).unwrap());
+    out.extend([family, tcp, 0, 0]);
     out.extend(u32::MAX.to_ne_bytes());
     out.extend(client.port().to_be_bytes());
     out.extend(service.port().to_be_bytes());
