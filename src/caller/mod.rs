@@ -12,6 +12,9 @@ mod units;
 pub mod witness;
 
 use std::fmt;
+use std::fs;
+use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,6 +32,25 @@ use witness::{Seen, Unwitnessed, Urgency, Witness};
 /// for, and a little more. Asking the kernel again within it would say no more
 /// than the next instant does away with.
 const MOMENT: Duration = Duration::from_micros(50);
+
+/// Whether the kernel names callers to this process by the host's own uids. In
+/// a user namespace (user_namespaces(7)) it names that namespace's, and one
+/// and the same, 65534, for all who have none there.
+///
+/// # Errors
+/// Where /proc does not say.
+pub fn uids_are_the_hosts() -> io::Result<bool> {
+    match fs::read_to_string("/proc/self/uid_map") {
+        Ok(map) => Ok(map.split_whitespace().eq(["0", "0", "4294967295"])),
+        // A kernel without user namespaces.
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound && Path::new("/proc/self").exists() =>
+        {
+            Ok(true)
+        }
+        Err(error) => Err(error),
+    }
+}
 
 /// Answers who is asking.
 pub struct Callers {

@@ -2,7 +2,7 @@
 //! behind the veth, the rules loaded and the real daemon running.
 
 use std::fs::{self, Permissions};
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::net::UnixDatagram;
@@ -183,13 +183,18 @@ impl<'a> Host<'a> {
             true => "",
             false => "limits.enabled = false\n",
         };
+        // And those that are not about memory count what the service sees.
+        let memory = match more.contains("memory.enabled") {
+            true => "",
+            false => "memory.enabled = false\n",
+        };
         let text = format!(
             "schema = 1\nuser = \"imdsfw\"\n\
              policy.directories = [\"{dir}/policy.d\"]\n\
              audit.file = \"{dir}/log/audit.jsonl\"\n\
              control.socket = \"{dir}/control.sock\"\n\
              state.directory = \"{dir}/state\"\n\
-             {limits}{more}\n"
+             {limits}{memory}{more}\n"
         );
         fs::write(self.config(), text).unwrap();
     }
@@ -262,7 +267,12 @@ impl<'a> Host<'a> {
         let daemon = command.env("NOTIFY_SOCKET", &name).spawn().unwrap();
         self.daemon = Some(daemon);
         let mut state = [0; 64];
-        let len = notify.recv(&mut state).expect("the daemon is not ready");
+        let len = loop {
+            match notify.recv(&mut state) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                len => break len.expect("the daemon is not ready"),
+            }
+        };
         assert_eq!(&state[..len], b"READY=1");
         notify
     }
