@@ -22,6 +22,7 @@ use super::file;
 use super::host::{Host, InstanceFacts};
 use super::id::Ids;
 use super::record::{Event, EventBody, SCHEMA};
+use super::request::HeldBack;
 use crate::limits::Owners;
 use crate::utc;
 
@@ -47,6 +48,7 @@ struct Shared {
     ids: Ids,
     ending: AtomicBool,
     denials: OnceLock<Mutex<Denials>>,
+    held: Mutex<HeldBack>,
 }
 
 #[derive(Default)]
@@ -93,6 +95,7 @@ impl Log {
             ids: Ids::new(run),
             ending: AtomicBool::new(false),
             denials: OnceLock::new(),
+            held: Mutex::default(),
         }));
         let mut writing = Writing {
             log: log.clone(),
@@ -151,6 +154,9 @@ impl Log {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
+        if !summaries.is_empty() {
+            self.release_held();
+        }
         for summary in summaries {
             let record = self.render(&EventBody {
                 event: Event::DenialsSummarised,
@@ -180,7 +186,23 @@ impl Log {
         self.0.ids.next(SystemTime::now())
     }
 
+    pub(super) fn held(&self) -> MutexGuard<'_, HeldBack> {
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues what is kept back: a later record is about to be.
+    fn release_held(&self) {
+        let records = self.held().all();
+        drop(records);
+    }
+
     pub(super) fn append<B: Serialize>(&self, body: &B) {
+        self.release_held();
+        self.append_kept(body);
+    }
+
+    /// Appends a record ahead of those that are kept back.
+    pub(super) fn append_kept<B: Serialize>(&self, body: &B) {
         let record = self.render(body);
         self.push(record, 1, None);
     }
@@ -191,6 +213,7 @@ impl Log {
         &self,
         body: &B,
     ) -> Option<oneshot::Receiver<Written>> {
+        self.release_held();
         let record = self.render(body);
         let (tell, told) = oneshot::channel();
         self.push(record, 1, Some(tell)).then_some(told)

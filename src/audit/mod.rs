@@ -18,4 +18,4 @@ pub(crate) use file::repair;
 pub use host::{Host, InstanceFacts};
 pub use log::{Log, Writer};
 pub use record::{CredentialRecord, Decision, Event, Reason, SCHEMA};
-pub use request::{Ending, Facts, Pending, connection_refused};
+pub use request::{Ending, Facts, Held, Pending, connection_refused};

@@ -1,6 +1,7 @@
 //! One record per request, whatever happens: a guard that is filled on the
 //! way and writes itself, at the latest when it is dropped.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,54 @@ enum State {
     /// How it ended is known; what else is to be said of it, not yet.
     Settled(Ending),
     Finished,
+}
+
+/// A record that is kept back: see [`Pending::hold`].
+#[must_use]
+pub struct Held {
+    log: Log,
+    number: u64,
+}
+
+impl Held {
+    /// Queues the record, if that has not happened, with the process that
+    /// speaks on the connection.
+    pub fn release(self, holder: Option<Holder>) {
+        let mut records = self.log.held().up_to(self.number);
+        if let Some(own) = records.last_mut() {
+            own.facts.holder = holder;
+        }
+        // Dropped, they are queued in their order.
+        drop(records);
+    }
+}
+
+/// The records that are kept back, in their order.
+#[derive(Default)]
+pub(super) struct HeldBack {
+    records: VecDeque<Pending>,
+    /// Of the first of them.
+    first: u64,
+}
+
+impl HeldBack {
+    fn keep(&mut self, record: Pending) -> u64 {
+        self.records.push_back(record);
+        self.first + u64::try_from(self.records.len()).unwrap_or(0) - 1
+    }
+
+    /// Takes those up to this one, and none where it has gone before.
+    fn up_to(&mut self, number: u64) -> Vec<Pending> {
+        let count = (number + 1).saturating_sub(self.first);
+        let count = usize::try_from(count).unwrap_or(0).min(self.records.len());
+        self.first += u64::try_from(count).unwrap_or(0);
+        self.records.drain(..count).collect()
+    }
+
+    pub(super) fn all(&mut self) -> Vec<Pending> {
+        self.first += u64::try_from(self.records.len()).unwrap_or(0);
+        self.records.drain(..).collect()
+    }
 }
 
 /// What is known of a request so far.
@@ -114,12 +163,14 @@ impl Pending {
         self.write(ending);
     }
 
-    /// Says how the request ended, whenever the record is queued: at the
-    /// latest when this is dropped.
-    pub fn settle(mut self, ending: Ending) -> Self {
+    /// Says how the request ended, and keeps the record back for what is
+    /// still to be said of it: until that comes, or any later record does.
+    pub fn hold(mut self, ending: Ending) -> Held {
         self.took = Some(self.started.elapsed());
         self.state = State::Settled(ending);
-        self
+        let log = self.log.clone();
+        let number = log.held().keep(self);
+        Held { log, number }
     }
 
     /// Writes the record, and only then returns. Unwritable, the record is
@@ -154,7 +205,12 @@ impl Pending {
                 class: self.facts.class,
             });
         if alone {
-            self.log.append(&self.body(Event::Request, &ending));
+            let body = self.body(Event::Request, &ending);
+            // One that was kept back has its place before those still kept.
+            match self.took {
+                Some(_) => self.log.append_kept(&body),
+                None => self.log.append(&body),
+            }
         }
     }
 

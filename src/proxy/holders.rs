@@ -28,18 +28,22 @@ pub(super) type Witnessed = Result<Seen, Unwitnessed>;
 pub(super) struct Look(Option<JoinHandle<Witnessed>>);
 
 impl Look {
-    /// Queues the record of an answer that leaves now, with what was seen
-    /// where that comes in time.
+    /// Lets the record go with what was seen, where that comes in time and
+    /// before any later record.
     pub(super) fn finish(self, record: Pending, caller: &Caller, ending: Ending) {
-        let mut record = record.settle(ending);
-        if let Some(look) = self.0 {
-            let caller = caller.clone();
-            tokio::spawn(async move {
-                if let Ok(Ok(seen)) = tokio::time::timeout(GRACE, look).await {
-                    note(&mut record, &caller, &seen);
-                }
-            });
-        }
+        let Some(look) = self.0 else {
+            record.finish(ending);
+            return;
+        };
+        let (held, uid) = (record.hold(ending), caller.uid());
+        tokio::spawn(async move {
+            let seen = tokio::time::timeout(GRACE, look).await;
+            let holder = match &seen {
+                Ok(Ok(Ok(seen))) => speaker(&seen.holders, uid).cloned(),
+                _ => None,
+            };
+            held.release(holder);
+        });
     }
 }
 

@@ -59,7 +59,13 @@ const RETRY_WITHIN: Duration = Duration::from_millis(400);
 pub struct Upstream {
     timeout: Duration,
     services: HashMap<MetadataAddr, Service>,
-    memory: Option<Mutex<Memory>>,
+    shared: Option<Shared>,
+}
+
+/// What callers share, each permitted by itself.
+#[derive(Default)]
+struct Shared {
+    memory: Mutex<Memory>,
     flights: Flights,
 }
 
@@ -96,17 +102,16 @@ impl Upstream {
         Self {
             timeout: upstream.timeout,
             services: upstream.addresses.iter().map(service).collect(),
-            memory: config.memory.then(Mutex::default),
-            flights: Flights::default(),
+            shared: config.memory.then(Shared::default),
         }
     }
 
     /// What the permit is for, where an earlier answer of the service still
     /// holds.
     pub fn recall(&self, permit: &Permit) -> Option<Answer> {
-        let key = shared(permit)?;
-        let answer = lock(self.memory.as_ref()?).recall(&key, SystemTime::now())?;
-        Some(answer.dated(SystemTime::now()))
+        let shared = self.shared.as_ref()?;
+        let now = SystemTime::now();
+        Some(shared.memory().recall(&sharable(permit)?, now)?.dated(now))
     }
 
     /// Asks the service what the permit is for, once. What somebody else asks
@@ -118,36 +123,42 @@ impl Upstream {
             .ok_or(UpstreamError::Unreachable)?;
         let deadline = Instant::now() + self.timeout;
         let fetch = service.fetch(permit.uid(), permit.ask());
-        let fetch = async {
-            match shared(&permit) {
-                Some(key) => {
-                    let learn = async {
-                        let answer = fetch.await?;
-                        if let Some(memory) = &self.memory {
-                            lock(memory).learn(&key, &answer, SystemTime::now());
-                        }
-                        Ok(answer)
-                    };
-                    self.flights.share(&key, learn).await
-                }
-                None => fetch.await,
-            }
+        let outcome = match self.shared.as_ref().zip(sharable(&permit)) {
+            Some((shared, key)) => timeout_at(deadline, shared.fetch(&key, fetch)).await,
+            None => timeout_at(deadline, fetch).await,
         };
-        timeout_at(deadline, fetch)
-            .await
-            .unwrap_or(Err(UpstreamError::Timeout))
+        outcome.unwrap_or(Err(UpstreamError::Timeout))
     }
 
     /// Whether newer credentials of the same role have come since.
     pub fn is_superseded(&self, path: &CanonicalPath, answer: &Answer) -> bool {
-        let memory = self.memory.as_ref();
-        memory.is_some_and(|memory| lock(memory).is_superseded(path, answer))
+        let shared = self.shared.as_ref();
+        shared.is_some_and(|shared| shared.memory().is_superseded(path, answer))
+    }
+}
+
+impl Shared {
+    async fn fetch(
+        &self,
+        key: &Key,
+        fetch: impl Future<Output = Result<Answer, UpstreamError>>,
+    ) -> Result<Answer, UpstreamError> {
+        let learn = async {
+            let answer = fetch.await?;
+            self.memory().learn(key, &answer, SystemTime::now());
+            Ok(answer)
+        };
+        self.flights.share(key, learn).await
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What is the same for everybody who may have it: what the daemon asks with
 /// a token of its own.
-fn shared(permit: &Permit) -> Option<Key> {
+fn sharable(permit: &Permit) -> Option<Key> {
     match permit.ask() {
         Ask::Read {
             method: ReadMethod::Get,
@@ -159,10 +170,6 @@ fn shared(permit: &Permit) -> Option<Key> {
         }),
         _ => None,
     }
-}
-
-fn lock(memory: &Mutex<Memory>) -> MutexGuard<'_, Memory> {
-    memory.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Service {
