@@ -104,8 +104,8 @@ impl<'n> Running<'n> {
                 let setup = Setup {
                     service: false,
                     config: match contender {
-                        Contender::Memory => "",
-                        _ => "",
+                        Contender::Memory => "memory.enabled = true",
+                        _ => "memory.enabled = false",
                     }
                     .into(),
                     ..Setup::default()

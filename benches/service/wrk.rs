@@ -71,11 +71,13 @@ fn parse(said: &str) -> Load {
     for trouble in ["Socket errors", "Non-2xx"] {
         assert!(!said.contains(trouble), "{said}");
     }
+    // At the beginning of a line: other figures are percentages too.
     let after = |word: &str| -> &str {
-        let (_, rest) = said
-            .split_once(word)
-            .unwrap_or_else(|| panic!("{word}: {said}"));
-        rest.split_whitespace().next().unwrap()
+        let mut lines = said
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix(word));
+        let rest = lines.next().unwrap_or_else(|| panic!("{word}: {said}"));
+        rest.trim()
     };
     let (before, _) = said.split_once(" requests in ").unwrap();
     Load {

@@ -6,6 +6,7 @@
 
 mod accept;
 mod answer;
+mod forward;
 mod gate;
 mod guards;
 mod holders;

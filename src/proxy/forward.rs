@@ -1,0 +1,175 @@
+//! From a permit to an answer that may leave: memory or service, the verdict
+//! on who holds the connection, and the record first where it must be.
+
+use super::Proxy;
+use super::answer::{self, Reply};
+use super::holders::{self, Witnessed};
+use super::notice;
+use super::pipeline::{NoAnswer, Served, allowed, close, fail, upstream_failed, withhold};
+use crate::audit::{Ending, Pending, Reason};
+use crate::authorize::{Judgement, Outcome, Permit};
+use crate::caller::Caller;
+use crate::caller::witness::Urgency;
+use crate::config::Action;
+use crate::provider::Class;
+use crate::request::Read;
+use crate::upstream::{Answer, UpstreamError};
+
+/// A read on its way to the service.
+#[derive(Clone, Copy)]
+pub(super) struct Passing<'a> {
+    pub(super) read: &'a Read,
+    pub(super) judged: &'a Judgement,
+}
+
+/// Why there is no answer.
+enum Failed {
+    Caller(NoAnswer),
+    Upstream(UpstreamError),
+}
+
+impl Failed {
+    fn of(self, record: Pending) -> Served {
+        match self {
+            Self::Caller(why) => Err(close(record, why)),
+            Self::Upstream(error) => Ok(upstream_failed(record, error)),
+        }
+    }
+}
+
+impl Proxy {
+    /// Gets the answer, and lets it go to the caller it was meant for.
+    pub(super) async fn forward(
+        &self,
+        mut record: Pending,
+        caller: &Caller,
+        permit: Permit,
+        passing: Option<Passing<'_>>,
+    ) -> Served {
+        let access = permit.access().cloned();
+        if record.facts.class == Some(Class::Credentials)
+            && let Some(passing) = passing
+        {
+            // Everything else goes on without the witness; these wait for it,
+            // and it is asked at the same time.
+            let witness = self.callers.holders(caller, Urgency::Now);
+            let (answer, seen) = tokio::join!(self.ask(&mut record, caller, permit), witness);
+            holders::note(&mut record, caller, &seen);
+            return match answer {
+                Ok(answer) => self.hand_out(record, caller, passing, answer, seen).await,
+                Err(failed) => failed.of(record),
+            };
+        }
+        let look = self.look(caller);
+        let answer = match self.ask(&mut record, caller, permit).await {
+            Ok(answer) => answer,
+            Err(failed) => return failed.of(record),
+        };
+        let mut ending = (Reason::Allowed, None);
+        if let Some(passing) = passing {
+            self.take_notice(&mut record, passing.read, &answer);
+            if record.facts.class == Some(Class::Credentials) {
+                // What filled a record is not enough for a verdict.
+                let seen = self.callers.holders(caller, Urgency::Now).await;
+                holders::note(&mut record, caller, &seen);
+                return self.hand_out(record, caller, passing, answer, seen).await;
+            }
+            ending = (passing.judged.reason, passing.judged.detail);
+        }
+        if let Err(why) = self.confirm(caller) {
+            return Err(close(record, why));
+        }
+        let sensitive = record.facts.class.is_some_and(Class::is_sensitive);
+        let reply = answer::passed_on(answer, access.as_ref());
+        let ending = allowed(ending.0, ending.1, &reply);
+        if sensitive {
+            return self.recorded_first(record, ending, reply).await;
+        }
+        look.finish(record, caller, ending);
+        Ok(reply)
+    }
+
+    /// Credentials leave when every holder of the connection may have them,
+    /// and when no newer ones have come since.
+    async fn hand_out(
+        &self,
+        mut record: Pending,
+        caller: &Caller,
+        passing: Passing<'_>,
+        mut answer: Answer,
+        seen: Witnessed,
+    ) -> Served {
+        let Passing { read, judged } = passing;
+        let (mut reason, mut detail) = (judged.reason, judged.detail);
+        match self.withheld(&read.path, &seen).await {
+            Some(withheld) if withheld.binds(self.mode) => {
+                return Ok(withhold(record, read.path.as_str(), &withheld));
+            }
+            Some(withheld) if reason != Reason::Observed => {
+                (reason, detail) = (Reason::Observed, Some(withheld.reason.as_str()));
+            }
+            _ => {}
+        }
+        if self.upstream.is_superseded(&read.path, &answer)
+            && let Ok(permit) = Permit::read(caller, read, judged)
+        {
+            match self.ask(&mut record, caller, permit).await {
+                Ok(newer) => answer = newer,
+                Err(failed) => return failed.of(record),
+            }
+        }
+        self.take_notice(&mut record, read, &answer);
+        if let Err(why) = self.confirm(caller) {
+            return Err(close(record, why));
+        }
+        let access = match &judged.outcome {
+            Outcome::Forward(access) => Some(access),
+            Outcome::Refuse(_) => None,
+        };
+        let reply = answer::passed_on(answer, access);
+        let ending = allowed(reason, detail, &reply);
+        self.recorded_first(record, ending, reply).await
+    }
+
+    /// Lets an answer go once its record is written.
+    async fn recorded_first(&self, record: Pending, ending: Ending, reply: Reply) -> Served {
+        match (record.finish_durably(ending).await, self.on_audit_failure) {
+            (Ok(()), _) => Ok(reply),
+            (Err(record), Action::Allow) => {
+                record.finish(ending);
+                Ok(reply)
+            }
+            (Err(record), Action::Deny) => {
+                let what = "the audit log of this host cannot be written";
+                Ok(fail(record, 503, Reason::AuditUnwritable, None, what))
+            }
+        }
+    }
+
+    /// From memory, or from the service.
+    async fn ask(
+        &self,
+        record: &mut Pending,
+        caller: &Caller,
+        permit: Permit,
+    ) -> Result<Answer, Failed> {
+        if let Some(answer) = self.upstream.recall(&permit) {
+            record.facts.served = Some("memory");
+            return Ok(answer);
+        }
+        record.facts.served = None;
+        let _lane = self.limits.upstream(caller.uid()).await;
+        self.confirm(caller).map_err(Failed::Caller)?;
+        self.upstream.fetch(permit).await.map_err(Failed::Upstream)
+    }
+
+    fn take_notice(&self, record: &mut Pending, read: &Read, answer: &Answer) {
+        if let Some(facts) = notice::instance(&read.path, answer) {
+            self.log.learn(facts);
+        }
+        if let Some(credential) = notice::credential(&read.path, answer) {
+            record.facts.class = Some(Class::Credentials);
+            record.facts.credential = Some(credential);
+        }
+    }
+}
