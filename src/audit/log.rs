@@ -33,7 +33,9 @@ const RECORD_USUAL: usize = 1024;
 /// While records come fast, the writer takes those of so long a time at once:
 /// waking it for each costs more than the record. What an answer waits for is
 /// written without delay.
-const PACE: Duration = Duration::from_millis(1);
+const PACE: Duration = Duration::from_millis(2);
+/// How often it is asked whether the file is still there.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How often writing is tried again while it fails.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -103,6 +105,7 @@ impl Log {
             file,
             seq,
             written_at: None,
+            looked_at: None,
             failing_since: None,
             reopening: false,
         };
@@ -295,6 +298,7 @@ struct Writing {
     file: File,
     seq: u64,
     written_at: Option<Instant>,
+    looked_at: Option<Instant>,
     failing_since: Option<Instant>,
     /// Asked for, and not yet done.
     reopening: bool,
@@ -305,7 +309,7 @@ impl Writing {
         loop {
             let (batch, reopen, closing) = self.wait();
             self.reopening |= reopen;
-            match self.ready_file().and_then(|()| self.write(&batch)) {
+            match self.ready_file(batch.is_awaited()).and_then(|()| self.write(&batch)) {
                 Ok(()) if batch.entries.is_empty() => {}
                 Ok(()) => {
                     batch.tell();
@@ -332,8 +336,13 @@ impl Writing {
 
     /// Opens the log again where that was asked for, where writing failed, and
     /// where the file is gone: what is written to it then, nobody can read.
-    fn ready_file(&mut self) -> io::Result<()> {
-        let removed = file::is_removed(&self.file)?;
+    fn ready_file(&mut self, urgent: bool) -> io::Result<()> {
+        // Asked before whatever somebody waits for, and now and then.
+        let ask = urgent || self.looked_at.is_none_or(|at| at.elapsed() > LOOK_EVERY);
+        let removed = ask && file::is_removed(&self.file)?;
+        if ask {
+            self.looked_at = Some(Instant::now());
+        }
         if self.reopening || removed || self.failing_since.is_some() {
             (self.file, _) = file::open(&self.path)?;
             if self.reopening || removed {
@@ -440,6 +449,10 @@ struct Batch {
 }
 
 impl Batch {
+    fn is_awaited(&self) -> bool {
+        self.entries.iter().any(|entry| entry.waiting.is_some())
+    }
+
     fn tell(self) {
         for waiting in self.entries.into_iter().filter_map(|entry| entry.waiting) {
             // Nobody waits any more: the client has gone.
