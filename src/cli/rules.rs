@@ -113,7 +113,8 @@ pub(super) fn run(args: Args) -> Outcome {
             super::log_to_stderr();
             let config = config.load()?;
             let rules = through(RuleSet::from_config(&config)?, &backend);
-            match watch::run(&config, rules)? {}
+            watch::run(&config, rules)?;
+            Ok(ExitCode::SUCCESS)
         }
         Action::Remove { backend } => {
             let removed = intercept::remove(backend.backend)?;

@@ -11,7 +11,6 @@
 mod error;
 mod guards;
 mod listeners;
-pub(crate) mod notify;
 
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixListener;
@@ -37,13 +36,13 @@ use crate::diagnose::{Diagnostics, Style};
 use crate::ids;
 use crate::intercept::{self, Drift, RuleSet};
 use crate::limits::Owners;
+use crate::notify::Manager;
 use crate::policy::Policy;
 use crate::proxy::{Guards, Listener, Proxy};
 use crate::sys::activation;
 use crate::sys::privilege::{self, Dropped};
 use crate::sys::sandbox::{self, Extent, InForce, Reach};
 use crate::watch::report;
-use notify::Manager;
 
 /// Threads that may be walking through the cgroups at once; one would do.
 const BLOCKING_THREADS: usize = 2;

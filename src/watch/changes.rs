@@ -5,7 +5,7 @@
 //! names the process. A notice that was lost must count as a change.
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -88,9 +88,9 @@ impl Changes {
         })
     }
 
-    /// Waits until something happens, at most so long.
-    pub(super) fn wait(&mut self, at_most: Duration) -> Seen {
-        let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
+    /// Waits until something happens or `other` can be read, at most so long.
+    pub(super) fn wait(&mut self, at_most: Duration, other: BorrowedFd<'_>) -> Seen {
+        let mut fds = [self.fd.as_fd(), other].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         // Rounded up: nothing is due before.
         let at_most = at_most + Duration::from_millis(1);
         let timeout = PollTimeout::try_from(at_most).unwrap_or(PollTimeout::MAX);
