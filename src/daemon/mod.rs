@@ -86,6 +86,9 @@ pub fn run(config: &Config, path: &Path) -> Result<(), StartError> {
     let names = names::process::spawn(account, gid).map_err(StartError::Names)?;
     let witness = witness(config, rules.daemon_uid(), is_root).map_err(StartError::Witness)?;
     let dropped = privilege::drop_to(account, gid).map_err(StartError::Privilege)?;
+    if let Some(post) = &post {
+        guards::claim(post).map_err(|error| StartError::Post(report::socket(config), error))?;
+    }
     // One thread serves: the work of a request is smaller than handing it over.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

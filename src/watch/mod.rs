@@ -121,11 +121,14 @@ impl Watcher {
     /// Without a daemon, rules that are absent are what a host begins with.
     fn start(&mut self) -> Result<(), WatchError> {
         let found = open(&self.rules).map_err(WatchError::Load)?;
-        let is_drift = self.link.connect() && !found.is_empty();
+        let is_drift = !found.is_empty() && self.link.reaches(self.rules.daemon_uid());
         if is_drift {
             self.tell_of(&found, Vec::new());
         }
         let applied = intercept::apply(&self.rules).map_err(WatchError::Load)?;
+        // What there was to see so far were the rules being loaded; what comes
+        // while they are verified, and later, is looked at.
+        self.changes.read();
         let left = open(&self.rules).map_err(WatchError::Load)?;
         if !left.is_empty() {
             return Err(WatchError::Drift(left));
@@ -141,8 +144,6 @@ impl Watcher {
             self.restored(None, Vec::new());
         }
         self.hold();
-        // What there was to see so far were the rules being loaded.
-        self.changes.read();
         self.link.tell(Report::Ok);
         Ok(())
     }
