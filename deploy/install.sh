@@ -114,7 +114,7 @@ stop() {
     elif command -v rc-service >/dev/null; then
         for service in imdsfw-rules imdsfw; do
             rc-service --ifstarted "$service" stop
-            rc-update --quiet delete "$service" || true
+            rc-update --quiet --all delete "$service" >/dev/null 2>&1 || true
         done
     fi
 }
