@@ -162,7 +162,7 @@ fn watched(is_watched: bool) -> Finding {
     Finding::warning(
         "watcher",
         "nothing watches the kernel rules: what another program takes out stays out",
-        "systemctl start imdsfw-rules (or have it run: imdsfw rules watch)",
+        "systemctl start imdsfw-rules (or: imdsfw rules watch)",
     )
 }
 
