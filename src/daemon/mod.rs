@@ -28,9 +28,9 @@ pub use error::StartError;
 pub use listeners::HandedError;
 
 use crate::audit::{self, Event, Log};
-use crate::caller::Callers;
 use crate::caller::names::{self, Names};
 use crate::caller::witness::{RunAs, Witness, WitnessError};
+use crate::caller::{self, Callers};
 use crate::config::{self, Config, LoadedPolicy, Mode, load_policy};
 use crate::diagnose::{Diagnostics, Style};
 use crate::ids;
@@ -56,6 +56,9 @@ pub fn run(config: &Config, path: &Path) -> Result<(), StartError> {
     let is_root = geteuid().is_root();
     if !is_root && handed.is_none() {
         return Err(StartError::NotRoot);
+    }
+    if !caller::uids_are_the_hosts().map_err(StartError::UidMap)? {
+        return Err(StartError::UserNamespace);
     }
     // Also where it was started through another name.
     let _ = nix::sys::prctl::set_name(c"imdsfw");

@@ -2,7 +2,7 @@
 //! behind the veth, the rules loaded and the real daemon running.
 
 use std::fs::{self, Permissions};
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::net::UnixDatagram;
@@ -262,7 +262,12 @@ impl<'a> Host<'a> {
         let daemon = command.env("NOTIFY_SOCKET", &name).spawn().unwrap();
         self.daemon = Some(daemon);
         let mut state = [0; 64];
-        let len = notify.recv(&mut state).expect("the daemon is not ready");
+        let len = loop {
+            match notify.recv(&mut state) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                len => break len.expect("the daemon is not ready"),
+            }
+        };
         assert_eq!(&state[..len], b"READY=1");
         notify
     }

@@ -22,6 +22,7 @@ mod common;
 #[cfg(target_arch = "x86_64")]
 mod confine;
 mod drift;
+mod exemption;
 mod http_table;
 mod identity;
 mod limits;
@@ -31,6 +32,7 @@ mod observe;
 mod overload;
 mod readme;
 mod scenes;
+mod spellings;
 mod start;
 mod tokens;
 mod upstream;
