@@ -120,7 +120,7 @@ struct Broken {
 impl Watcher {
     /// Without a daemon, rules that are absent are what a host begins with.
     fn start(&mut self) -> Result<(), WatchError> {
-        let found = open(&self.rules).map_err(WatchError::Load)?;
+        let found = self.open().map_err(WatchError::Load)?;
         let is_drift = !found.is_empty() && self.link.reaches(self.rules.daemon_uid());
         if is_drift {
             self.tell_of(&found, Vec::new());
@@ -129,7 +129,8 @@ impl Watcher {
         // What there was to see so far were the rules being loaded; what comes
         // while they are verified, and later, is looked at.
         self.changes.read();
-        let left = open(&self.rules).map_err(WatchError::Load)?;
+        self.polls = applied.backend != Backend::Nft;
+        let left = self.open().map_err(WatchError::Load)?;
         if !left.is_empty() {
             return Err(WatchError::Drift(left));
         }
@@ -138,7 +139,6 @@ impl Watcher {
         if let Some(ended) = applied.ended {
             tracing::info!("{ended}");
         }
-        self.polls = applied.backend != Backend::Nft;
         if is_drift {
             // Nobody saw when it began.
             self.restored(None, Vec::new());
@@ -173,7 +173,7 @@ impl Watcher {
     /// Verifies, and restores what differs.
     fn check(&mut self, seen: &Seen) {
         // A second time: a flush also takes the table that verifying makes.
-        let found = match open(&self.rules).or_else(|_| open(&self.rules)) {
+        let found = match self.open().or_else(|_| self.open()) {
             Ok(found) => found,
             Err(error) => return self.fail(seen.since(), seen.by(), error.to_string()),
         };
@@ -205,6 +205,17 @@ impl Watcher {
         }
     }
 
+    /// The differences by which somebody may get past.
+    fn open(&mut self) -> Result<Vec<Drift>, InterceptError> {
+        let verified = intercept::verify(&self.rules);
+        if self.polls {
+            self.changes.forget_verifying();
+        }
+        let mut drifts = verified?;
+        drifts.retain(Drift::is_open);
+        Ok(drifts)
+    }
+
     fn tell_of(&mut self, found: &[Drift], by: Vec<Changer>) {
         if let Some(first) = found.first() {
             tracing::warn!("drift: {first} (and {} more)", found.len() - 1);
@@ -220,7 +231,7 @@ impl Watcher {
         // What came so far is our own doing, or cannot be told from it: laid
         // to nobody's charge, and what it did shows below.
         self.changes.read();
-        let left = open(&self.rules).map_err(|error| error.to_string())?;
+        let left = self.open().map_err(|error| error.to_string())?;
         match left.first() {
             None => Ok(at),
             Some(first) => Err(format!("the rules were loaded, and still differ: {first}")),
@@ -258,13 +269,6 @@ impl Watcher {
         broken.why.clone_from(&why);
         self.link.tell(Report::Broken { why });
     }
-}
-
-/// The differences by which somebody may get past.
-fn open(rules: &RuleSet) -> Result<Vec<Drift>, InterceptError> {
-    let mut drifts = intercept::verify(rules)?;
-    drifts.retain(Drift::is_open);
-    Ok(drifts)
 }
 
 impl fmt::Display for WatchError {
