@@ -11,7 +11,6 @@
 mod error;
 mod guards;
 mod listeners;
-pub(crate) mod notify;
 
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixListener;
@@ -37,13 +36,13 @@ use crate::diagnose::{Diagnostics, Style};
 use crate::ids;
 use crate::intercept::{self, Drift, RuleSet};
 use crate::limits::Owners;
+use crate::notify::Manager;
 use crate::policy::Policy;
 use crate::proxy::{Guards, Listener, Proxy};
 use crate::sys::activation;
 use crate::sys::privilege::{self, Dropped};
 use crate::sys::sandbox::{self, Extent, InForce, Reach};
 use crate::watch::report;
-use notify::Manager;
 
 /// Threads that may be walking through the cgroups at once; one would do.
 const BLOCKING_THREADS: usize = 2;
@@ -90,6 +89,9 @@ pub fn run(config: &Config, path: &Path) -> Result<(), StartError> {
     let names = names::process::spawn(account, gid).map_err(StartError::Names)?;
     let witness = witness(config, rules.daemon_uid(), is_root).map_err(StartError::Witness)?;
     let dropped = privilege::drop_to(account, gid).map_err(StartError::Privilege)?;
+    if let Some(post) = &post {
+        guards::claim(post).map_err(|error| StartError::Post(report::socket(config), error))?;
+    }
     // One thread serves: the work of a request is smaller than handing it over.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
