@@ -4,11 +4,12 @@
 //! As root it verifies the kernel rules, binds its ports and starts the
 //! witness; then it drops to its own user for good. Started as that user by a
 //! service manager, it takes the listeners that it is handed, feels for the
-//! rules, which it cannot read, and asks a witness of its own unit. Either way
-//! it enters its sandbox, and only then opens the log, starts threads and
-//! accepts. It must never serve without the whole rule set, nor read a byte
+//! rules, which it cannot read, and hears a witness that is started apart.
+//! Either way it enters its sandbox, and only then opens the log, starts
+//! threads and accepts. It must never serve without the whole rule set, nor read a byte
 //! from outside while it holds a privilege.
 
+mod acceptor;
 mod error;
 mod events;
 mod guards;
@@ -17,6 +18,7 @@ pub(crate) mod notify;
 mod serve;
 mod signals;
 mod start;
+mod witness;
 
 use std::path::Path;
 

@@ -21,6 +21,7 @@ pub(super) fn serve(ready: Ready) -> Result<(), StartError> {
         policy: LoadedPolicy { policy, sources },
         listeners,
         post,
+        witness,
         callers,
         owners,
         descriptors,
@@ -64,6 +65,7 @@ pub(super) fn serve(ready: Ready) -> Result<(), StartError> {
         if let Some(post) = post {
             tokio::spawn(guards::heed(post, guards, log.clone()));
         }
+        tokio::spawn(witness.keep(log.clone()));
         let stop = signals.heed(log.clone(), Arc::clone(&manager), Arc::clone(&ended_by));
         if let Some(watchdog) = manager.watchdog() {
             tokio::spawn(heartbeat(Arc::clone(&manager), watchdog));

@@ -8,13 +8,15 @@ use std::path::Path;
 use nix::unistd::{Gid, Uid, User, chown, geteuid};
 use tokio::runtime::Runtime;
 
+use super::acceptor::Acceptor;
+use super::listeners::Sockets;
 use super::notify::Manager;
 use super::signals::Signals;
-use super::{StartError, guards, listeners};
+use super::witness::{self, Contact};
+use super::{StartError, guards};
 use crate::audit::{self, Log};
 use crate::caller::Callers;
 use crate::caller::names::{self, Names};
-use crate::caller::witness::{RunAs, Witness, WitnessError};
 use crate::config::{self, Config, LoadedPolicy, load_policy};
 use crate::diagnose::{Diagnostics, Style};
 use crate::ids;
@@ -35,7 +37,9 @@ pub(super) struct Ready<'a> {
     pub(super) config: &'a Config,
     pub(super) policy: LoadedPolicy,
     pub(super) listeners: Vec<Listener>,
-    pub(super) post: Option<UnixListener>,
+    /// Where the watcher of the rules reports.
+    pub(super) post: Option<Acceptor>,
+    pub(super) witness: Contact,
     pub(super) callers: Callers,
     pub(super) owners: Owners,
     pub(super) descriptors: usize,
@@ -64,23 +68,28 @@ pub(super) fn start<'a>(config: &'a Config, path: &Path) -> Result<Ready<'a>, St
     }
     let policy = load(config)?;
     let owners = Owners::of_this_host();
-    let (listeners, handed_post) = match handed {
-        Some(sockets) => listeners::adopt(sockets, &rules, &report::socket(config))
-            .map_err(StartError::Handed)?,
-        None => (listeners::bind(&rules)?, None),
+    let sockets = match handed {
+        Some(handed) => Sockets::adopt(handed, &rules, config).map_err(StartError::Handed)?,
+        None => Sockets::bind(&rules)?,
     };
     if !is_root {
         intercept::probe(&rules).map_err(StartError::Unguarded)?;
     }
     let (account, gid) = own_account(rules.daemon_uid());
-    let post = match handed_post {
+    let post = match sockets.post {
         Some(post) => Some(post),
         None => post(config, account, gid, is_root)?,
     };
     provide_directory(&config.audit.file, account, gid)?;
     let descriptors = privilege::limit_resources().map_err(StartError::Limits)?;
     let names = names::process::spawn(account, gid).map_err(StartError::Names)?;
-    let witness = witness(config, rules.daemon_uid(), is_root).map_err(StartError::Witness)?;
+    let witness = witness::Source::new(
+        &config.witness_user,
+        rules.daemon_uid(),
+        sockets.witness,
+        is_root,
+    )
+    .map_err(StartError::Witness)?;
     let dropped = privilege::drop_to(account, gid).map_err(StartError::Privilege)?;
     // One thread serves: the work of a request is smaller than handing it over.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -90,7 +99,11 @@ pub(super) fn start<'a>(config: &'a Config, path: &Path) -> Result<Ready<'a>, St
         .map_err(StartError::Runtime)?;
     let within = runtime.enter();
     let names = Names::new(names).map_err(StartError::Names)?;
-    let callers = Callers::new(rules.daemon_uid(), names, witness).map_err(StartError::SockDiag)?;
+    let witness = witness.open().map_err(StartError::Runtime)?;
+    let callers = Callers::new(rules.daemon_uid(), names, witness.witness.clone())
+        .map_err(StartError::SockDiag)?;
+    let post = post.map(|post| Acceptor::new(post, ids::Uid::ROOT));
+    let post = post.transpose().map_err(StartError::Runtime)?;
     let signals = Signals::catch().map_err(StartError::Runtime)?;
     drop(within);
     let manager = Manager::connect();
@@ -106,8 +119,9 @@ pub(super) fn start<'a>(config: &'a Config, path: &Path) -> Result<Ready<'a>, St
         runtime,
         config,
         policy,
-        listeners,
+        listeners: sockets.listeners,
         post,
+        witness,
         callers,
         owners,
         descriptors,
@@ -163,17 +177,6 @@ fn verify(rules: &RuleSet) -> Result<(), StartError> {
         tracing::warn!("{foreign}; `imdsfw rules apply` puts ours first");
     }
     Ok(())
-}
-
-/// Of its own unit, it listens below the directory of the control socket, in
-/// one of its own.
-fn witness(config: &Config, daemon: ids::Uid, is_root: bool) -> Result<Witness, WitnessError> {
-    let account = &config.witness_user;
-    if is_root {
-        return Witness::start(account, daemon);
-    }
-    let socket = config.control_socket.with_file_name("witness/witness.sock");
-    Ok(Witness::at(socket, RunAs::new(account, daemon)?.uid))
 }
 
 fn load(config: &Config) -> Result<LoadedPolicy, StartError> {
