@@ -214,6 +214,36 @@ fn its_map_is_the_house() {
     }
 }
 
+/// What `.ci/attacks` runs is just what tests say they have tried both ways.
+#[test]
+fn the_attacks_that_it_names_are_those_that_the_tests_try() {
+    assert!(README.contains("`.ci/attacks`"));
+    let (_, listed) = include_str!("../.ci/attacks")
+        .split_once("<<'END'\n")
+        .unwrap();
+    let (listed, _) = listed.split_once("\nEND\n").unwrap();
+    let listed: BTreeSet<_> = listed
+        .lines()
+        .filter(|line| !line.starts_with('='))
+        .map(|name| name.rsplit("::").next().unwrap().to_owned())
+        .collect();
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let mut shown = BTreeSet::new();
+    for folder in ["rules", "firewall", "firewall/identity", "firewall/witness"] {
+        for entry in fs::read_dir(tests.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                let text = fs::read_to_string(path).unwrap();
+                let cases = text.split("#[test]\nfn ").skip(1);
+                let cases = cases.filter(|case| case.contains("    shown(\n"));
+                shown.extend(cases.map(|case| case.split('(').next().unwrap().to_owned()));
+            }
+        }
+    }
+    assert!(listed.len() > 30);
+    assert_eq!(listed, shown);
+}
+
 /// The config that is shipped names the defaults, and nothing else.
 #[test]
 fn the_shipped_config_is_the_default() {

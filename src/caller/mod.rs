@@ -12,6 +12,9 @@ mod units;
 pub mod witness;
 
 use std::fmt;
+use std::fs;
+use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::errno::Errno;
@@ -23,6 +26,25 @@ pub use sock_diag::{CallerUnknown, ClientSocket, SocketOwner};
 use crate::ids::{ClientAddr, Uid};
 use crate::policy::{Account, Subject};
 use witness::{Seen, Unwitnessed, Urgency, Witness};
+
+/// Whether the kernel names callers to this process by the host's own uids. In
+/// a user namespace (user_namespaces(7)) it names that namespace's, and one
+/// and the same, 65534, for all who have none there.
+///
+/// # Errors
+/// Where /proc does not say.
+pub fn uids_are_the_hosts() -> io::Result<bool> {
+    match fs::read_to_string("/proc/self/uid_map") {
+        Ok(map) => Ok(map.split_whitespace().eq(["0", "0", "4294967295"])),
+        // A kernel without user namespaces.
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound && Path::new("/proc/self").exists() =>
+        {
+            Ok(true)
+        }
+        Err(error) => Err(error),
+    }
+}
 
 /// Answers who is asking.
 pub struct Callers {

@@ -22,6 +22,10 @@ pub enum StartError {
     NotRoot,
     /// Started as this uid, which is neither root's nor the daemon's own.
     NotTheDaemon(Uid, Uid),
+    /// Callers would be named by other uids than the host's.
+    UserNamespace,
+    /// Whether they would cannot be read.
+    UidMap(io::Error),
     /// What was handed over by the environment.
     Activation(ActivationError),
     /// The listeners that were handed over.
@@ -72,6 +76,17 @@ impl fmt::Display for StartError {
                 f,
                 "started as uid {started}, but the rules exempt uid {own} alone; start it as \
                  root, or as `user` in the config (`User=` in the service unit)"
+            ),
+            Self::UserNamespace => f.write_str(
+                "started in a user namespace, in which users of this host have other uids than \
+                 outside, or all the same one, so that they would be taken for each other; start \
+                 it outside (without `PrivateUsers=` in the unit, or in a container that has \
+                 none of its own)",
+            ),
+            Self::UidMap(error) => write!(
+                f,
+                "cannot read /proc/self/uid_map, which says whether callers are named by their \
+                 own uids: {error}; mount /proc"
             ),
             Self::Activation(error) => error.fmt(f),
             Self::Handed(error) => error.fmt(f),

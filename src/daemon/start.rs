@@ -15,8 +15,8 @@ use super::signals::Signals;
 use super::witness::{self, Contact};
 use super::{StartError, guards};
 use crate::audit::{self, Log};
-use crate::caller::Callers;
 use crate::caller::names::{self, Names};
+use crate::caller::{self, Callers};
 use crate::config::{self, Config, LoadedPolicy, load_policy};
 use crate::diagnose::{Diagnostics, Style};
 use crate::ids;
@@ -56,6 +56,9 @@ pub(super) fn start<'a>(config: &'a Config, path: &Path) -> Result<Ready<'a>, St
     let is_root = geteuid().is_root();
     if !is_root && handed.is_none() {
         return Err(StartError::NotRoot);
+    }
+    if !caller::uids_are_the_hosts().map_err(StartError::UidMap)? {
+        return Err(StartError::UserNamespace);
     }
     // Also where it was started through another name.
     let _ = nix::sys::prctl::set_name(c"imdsfw");

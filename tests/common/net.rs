@@ -65,8 +65,9 @@ pub(crate) struct Net {
 }
 
 /// Runs a test in namespaces of its own, on a thread of its own (a namespace
-/// belongs to a thread; its children inherit it), and in the host's.
-pub(crate) fn in_network(test: impl FnOnce(&Net) + Send + 'static) {
+/// belongs to a thread; its children inherit it), and in the host's. What it
+/// returns is what was seen.
+pub(crate) fn in_network<T: Send + 'static>(test: impl FnOnce(&Net) -> T + Send + 'static) -> T {
     assert!(
         geteuid().is_root(),
         "this test makes network namespaces: run it as root, with `sudo -E cargo test`"
@@ -75,12 +76,10 @@ pub(crate) fn in_network(test: impl FnOnce(&Net) + Send + 'static) {
         // A child of another test would, until its exec, hold this one's
         // connections too, and as whomever it is to run.
         unshare(CloneFlags::CLONE_FILES).unwrap();
-        test(&Net::new());
+        test(&Net::new())
     })
     .join();
-    if let Err(panic) = outcome {
-        resume_unwind(panic);
-    }
+    outcome.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 impl Net {

@@ -19,6 +19,7 @@ use crate::common::host::{Host, Setup, refused, wait_for};
 use crate::common::http::{Answer, V4, V6, get, read_answer, request, token};
 use crate::common::net::{in_network, sysctl};
 use crate::common::nft;
+use crate::common::shown::shown;
 use crate::common::user::{ALICE, BOB, CWAGENT, DAEMON, ROOT, STRANGER, User};
 
 const MARK: u32 = 0x61;
@@ -193,6 +194,11 @@ fn while_the_daemon_is_down_nobody_takes_its_place() {
         drop(holder);
         assert_eq!(hijack(ALICE), [true; 4]);
     });
+    shown(
+        "With the daemon killed, a user binds and listens on its port, also with SO_REUSEPORT.",
+        "refused on 127.0.0.1 and [::1], with ip_unprivileged_port_start = 0 too",
+        "listeners that nobody holds meanwhile: taken, on both",
+    );
 }
 
 /// Everybody reads the AMI without a token.

@@ -21,6 +21,7 @@ use crate::activation::Holder;
 use crate::common::host::{Host, Running, Setup, listening_at, wait_for};
 use crate::common::http::{V4, get, token};
 use crate::common::net::{Net, in_network};
+use crate::common::shown::shown;
 use crate::common::user::{ALICE, BOB, DAEMON, ROOT, User};
 
 const CREDENTIALS: &str = "/latest/meta-data/iam/security-credentials/web";
@@ -217,6 +218,11 @@ fn who_is_not_the_witness_is_not_believed() {
             assert_eq!(record["reason"], reason, "{record}");
         });
     }
+    shown(
+        "A user connects in the witness's place, and says that root alone holds her connection.",
+        "her connection is closed before a question; 403 (`witness_gone`)",
+        "she is configured as `witness_user`: she is asked, and gets 200 with credentials",
+    );
 }
 
 /// Connects as fast as can be, and keeps each connection as long as it may.

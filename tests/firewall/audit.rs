@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::common::host::{Host, Setup, wait_for};
 use crate::common::http::{V4, V6, connect, get, put, raw, read_answer, request, token};
 use crate::common::net::in_network;
+use crate::common::shown::shown;
 use crate::common::user::{ALICE, BOB, CWAGENT, ROOT};
 
 const AMI: &str = "/latest/meta-data/ami-id";
@@ -70,9 +71,11 @@ fn credentials_under_another_name_are_recorded_as_credentials() {
 
 #[test]
 fn no_secret_that_a_client_saw_is_in_the_log() {
-    in_network(|net| {
+    let (secrets, told) = in_network(|net| {
         let host = Host::start(net, &Setup::default());
         let mut secrets = BTreeSet::new();
+        // A log of what was asked and answered, as it was.
+        let mut naive = String::new();
         let mut requests = 0;
         for to in [V4, V6] {
             for user in [ROOT, ALICE, CWAGENT] {
@@ -86,6 +89,8 @@ fn no_secret_that_a_client_saw_is_in_the_log() {
                     "/latest/%2e%2e/x",
                 ] {
                     let answer = get(user, to, path, Some(&own));
+                    naive.push_str(&request("GET", to, path, Some(&own), "close"));
+                    naive.push_str(&answer.body);
                     if answer.body.contains("SecretAccessKey") {
                         let issued = json(&answer.body);
                         for field in ["SecretAccessKey", "Token"] {
@@ -111,17 +116,27 @@ fn no_secret_that_a_client_saw_is_in_the_log() {
         for secret in &secrets {
             assert!(!log.contains(secret.as_str()), "{secret}");
         }
+        let told = secrets.iter().filter(|it| naive.contains(it.as_str()));
+        (secrets.len(), told.count())
     });
+    assert_eq!(told, secrets);
+    shown(
+        "Whoever reads the log looks for tokens, keys, user data and documents in it.",
+        format!("of {secrets} that clients sent or were given, 0 are in it"),
+        format!("a log of requests and answers as they were: {told} of them"),
+    );
 }
 
 const TOKEN: &str = "X-aws-ec2-metadata-token";
 
 #[test]
 fn whatever_a_client_sends_each_record_is_one_plain_line() {
-    in_network(|net| {
+    let (sent, forged) = in_network(|net| {
         let host = Host::start(net, &Setup::default());
         let forged = "{\"schema\":1,\"seq\":1,\"event\":\"request\",\"decision\":\"allow\"}";
-        let paths: [&[u8]; 8] = [
+        let behind = format!("/latest/%0a{forged}");
+        let mut naive = String::new();
+        let paths: [&[u8]; 9] = [
             b"/latest/\"},{\"x\":\"",
             b"/latest/\\u000a\\n",
             b"/latest/%0a%0d%00",
@@ -130,6 +145,7 @@ fn whatever_a_client_sends_each_record_is_one_plain_line() {
             b"/latest/\xe2\x80\xa8\xc2\x9b31m",
             b"/latest/\x7f\x01",
             forged.as_bytes(),
+            behind.as_bytes(),
         ];
         let token = token(ALICE, V4, 60);
         let mut sent = 1;
@@ -146,6 +162,7 @@ fn whatever_a_client_sends_each_record_is_one_plain_line() {
                 bytes.extend(agent);
                 bytes.extend(format!("\r\n{TOKEN}: {token}\r\n\r\n").as_bytes());
                 raw(ALICE, V4, &bytes);
+                naive += &naive_line(path);
                 sent += 1;
             }
         }
@@ -167,7 +184,25 @@ fn whatever_a_client_sends_each_record_is_one_plain_line() {
             assert_eq!(record["seq"], at + 1, "no line but the daemon's own");
         }
         assert!(records.iter().all(|it| it["caller"]["uid"] == ALICE.uid));
+        assert!(records.iter().all(|it| it["seq"] != 1));
+        let forged = naive.lines().filter(|line| *line == forged);
+        (sent, forged.count())
     });
+    assert!(forged > 0);
+    shown(
+        "A user sends line breaks, quotes, control bytes and a record of its own in a request.",
+        format!("{sent} requests, {sent} records of one line each, all under uid 4001"),
+        format!(
+            "a line made of the target, decoded and unescaped: {forged} forged records that say \
+             `allow`"
+        ),
+    );
+}
+
+/// A record as one writes it at first: what the client sent, as it meant it.
+fn naive_line(target: &[u8]) -> String {
+    let target = String::from_utf8_lossy(target).replace("%0a", "\n");
+    format!("uid=4001 target={target}\n")
 }
 
 #[test]

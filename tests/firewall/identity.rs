@@ -2,6 +2,7 @@
 //! the very socket at the other end, also where somebody works against it.
 
 mod closing;
+mod namespaces;
 mod ports;
 mod replaced;
 

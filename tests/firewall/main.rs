@@ -23,6 +23,7 @@ mod common;
 #[cfg(target_arch = "x86_64")]
 mod confine;
 mod drift;
+mod exemption;
 mod http_table;
 mod identity;
 mod limits;
@@ -32,6 +33,7 @@ mod observe;
 mod overload;
 mod readme;
 mod scenes;
+mod spellings;
 mod start;
 mod tokens;
 mod upstream;

@@ -4,7 +4,8 @@
 use crate::common::host::{Host, Setup};
 use crate::common::http::{V4, V6, get, token};
 use crate::common::net::in_network;
-use crate::common::user::{ALICE, BOB, STRANGER};
+use crate::common::shown::shown;
+use crate::common::user::{ALICE, BOB, ROOT, STRANGER};
 
 const AMI: &str = "/latest/meta-data/ami-id";
 const USER_DATA: &str = "/latest/user-data";
@@ -15,6 +16,37 @@ fn relay() -> Setup {
         config: "tokens.mode = \"relay\"".into(),
         ..Setup::default()
     }
+}
+
+#[test]
+fn a_stolen_token_is_worth_nothing_to_another_user() {
+    in_network(|net| {
+        let host = Host::start(net, &Setup::default());
+        for (owner, thief, to, count) in [
+            (ALICE, BOB, V4, 3),
+            (ROOT, ALICE, V6, 6),
+            (ALICE, ROOT, V4, 9),
+        ] {
+            let stolen = token(owner, to, 60);
+            let answer = get(thief, to, AMI, Some(&stolen));
+            assert_eq!((answer.status, answer.body.as_str()), (401, ""));
+            assert_eq!(get(owner, to, AMI, Some(&stolen)).status, 200);
+            let record = &host.records(count)[count - 2];
+            assert_eq!(record["caller"]["uid"], thief.uid);
+            assert_eq!(record["reason"], "token_invalid");
+            assert_eq!(record["detail"], "other_uid");
+        }
+    });
+    in_network(|net| {
+        let _host = Host::start(net, &relay());
+        let stolen = token(ALICE, V4, 60);
+        assert_eq!(get(BOB, V4, AMI, Some(&stolen)).status, 200);
+    });
+    shown(
+        "A user asks with a token that was minted for another user.",
+        "401 (`token_invalid`, `other_uid`); its owner goes on with 200",
+        "the service's own tokens handed on (`[tokens] mode = \"relay\"`): 200",
+    );
 }
 
 #[test]

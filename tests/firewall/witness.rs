@@ -3,6 +3,8 @@
 //! and would be allowed by that, which each record here shows as its verdict;
 //! who holds the connection is what refuses them.
 
+mod deputies;
+
 use std::fs::{self, Permissions};
 use std::io::{IoSlice, Read as _, Write as _};
 use std::net::TcpStream;
@@ -73,41 +75,6 @@ fn assert_withheld(record: &Value, detail: &str) {
 }
 
 #[test]
-fn a_setuid_program_reads_no_credentials_for_another_user() {
-    in_network(|net| {
-        let host = Host::start(net, &Setup::default());
-        let program = setuid_curl(&host, "cu\x1brl");
-
-        let (said, pid) = curl(&program, ALICE, CREDENTIALS);
-        assert!(
-            said.ends_with(" 403") && said.contains("is withheld"),
-            "{said}"
-        );
-        assert!(!said.contains("SecretAccessKey"), "{said}");
-        let record = host.records(2).pop().unwrap();
-        assert_withheld(&record, "uid");
-        let caller = &record["caller"];
-        assert_eq!(caller["pid"], pid);
-        assert_eq!(caller["comm"], "cu\\x1brl");
-        let exe = caller["exe"].as_str().unwrap();
-        assert!(exe.ends_with("/cu\\x1brl"), "{exe}");
-        assert!(
-            caller["loginuid"].is_i64() && caller["ses"].is_i64(),
-            "{caller}"
-        );
-
-        // By root itself it reads them, and for alice what is not a secret.
-        let (said, _) = curl(&program, ROOT, CREDENTIALS);
-        assert!(
-            said.ends_with(" 200") && said.contains("SecretAccessKey"),
-            "{said}"
-        );
-        let (said, _) = curl(&program, ALICE, AMI);
-        assert!(said.ends_with(" 200"), "{said}");
-    });
-}
-
-#[test]
 fn credentials_under_another_name_are_withheld_as_well() {
     in_network(|net| {
         let setup = Setup {
@@ -145,94 +112,6 @@ fn start(user: User, program: &str, arguments: &[&str], input: OwnedFd) -> Child
         .stdout(Stdio::piped())
         .spawn()
         .unwrap()
-}
-
-#[test]
-fn a_connection_that_root_made_and_left_to_a_user_brings_no_credentials() {
-    in_network(|net| {
-        let host = Host::start(net, &Setup::default());
-        let mut records = 0;
-        for (user, status) in [(ALICE, "403"), (ROOT, "200")] {
-            let request = credentials_request();
-            let stream = connect(ROOT, V4);
-            // Kept over setuid(2) and execve(2), as a server's child may.
-            let words = ["-c", "printf %s \"$0\" >&0; exec cat", request.as_str()];
-            let child = start(user, "sh", &words, stream.into());
-            let pid = child.id();
-            let said = said(child.wait_with_output().unwrap());
-            assert!(said.starts_with(&format!("HTTP/1.1 {status}")), "{said}");
-            records += 2;
-            let record = host.records(records).pop().unwrap();
-            assert_eq!(record["caller"]["pid"], pid);
-            if user == ALICE {
-                assert_withheld(&record, "uid");
-            }
-        }
-    });
-}
-
-fn pass_on(stream: TcpStream, to: &UnixStream) {
-    let fds = [stream.as_raw_fd()];
-    let message = [IoSlice::new(b"x")];
-    let rights = [ControlMessage::ScmRights(&fds)];
-    sendmsg::<()>(to.as_raw_fd(), &message, &rights, MsgFlags::empty(), None).unwrap();
-}
-
-/// Takes a connection from standard input, asks on it and prints the answer.
-const RECEIVER: &str = "\
-import socket, sys
-given = socket.recv_fds(socket.socket(fileno=0), 1, 1)[1][0]
-connection = socket.socket(fileno=given)
-connection.sendall(sys.argv[1].encode())
-print(connection.makefile().read())
-";
-
-#[test]
-fn a_connection_that_root_passed_to_a_user_brings_no_credentials() {
-    in_network(|net| {
-        let host = Host::start(net, &Setup::default());
-        let mut records = 0;
-        for (user, status) in [(ALICE, "403"), (ROOT, "200")] {
-            let (ours, theirs) = UnixStream::pair().unwrap();
-            pass_on(connect(ROOT, V4), &ours);
-            let request = credentials_request();
-            let words = ["-Ic", RECEIVER, request.as_str()];
-            let child = start(user, "/usr/bin/python3", &words, theirs.into());
-            let said = said(child.wait_with_output().unwrap());
-            assert!(said.starts_with(&format!("HTTP/1.1 {status}")), "{said}");
-            records += 2;
-            let record = host.records(records).pop().unwrap();
-            if user == ALICE {
-                assert_withheld(&record, "uid");
-            }
-        }
-    });
-}
-
-#[test]
-fn a_connection_that_no_process_holds_brings_no_credentials() {
-    in_network(|net| {
-        let host = Host::start(net, &Setup::default());
-        let witness = host.witness_pid();
-        let mut stream = connect(ROOT, V4);
-        let request = credentials_request();
-        // So that it looks only once the connection is in flight.
-        kill(witness, Signal::SIGSTOP).unwrap();
-        stream.write_all(request.as_bytes()).unwrap();
-        wait_for("the request at the service", || {
-            let seen = host.seen_by_service("request");
-            seen.iter()
-                .any(|it| it["path"] == CREDENTIALS)
-                .then_some(())
-        });
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        pass_on(stream, &ours);
-        kill(witness, Signal::SIGCONT).unwrap();
-        let record = host.records(2).pop().unwrap();
-        assert_withheld(&record, "none");
-        assert_eq!(record["caller"]["pid"], Value::Null);
-        drop(theirs);
-    });
 }
 
 #[test]

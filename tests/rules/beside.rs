@@ -9,6 +9,7 @@ use imdsfw::intercept::{self, Backend, DriftKind};
 use crate::common::iptables;
 use crate::common::net::{Net, families};
 use crate::common::nft;
+use crate::common::shown::shown;
 use crate::common::user::{ALICE, DAEMON, ROOT, assert_refused, listen, listen_marked};
 use crate::kernel::{Kernel, on_each, on_iptables};
 
@@ -58,6 +59,11 @@ fn a_foreign_accept_ahead_of_ours_opens_nothing() {
             accept_all(kernel);
         }
     });
+    shown(
+        "A foreign `-j ACCEPT` ahead of ours lets everything pass the filter.",
+        "the listener, other ports and a changed source port stay closed, containers out",
+        "the guards behind the filter taken out: each of them is connected",
+    );
 }
 
 #[test]

@@ -12,6 +12,7 @@ use imdsfw::intercept::{RuleSet, render};
 
 use crate::common::net::{Net, families, sysctl};
 use crate::common::nft;
+use crate::common::shown::shown;
 use crate::common::user::{ALICE, DAEMON, ROOT, User, assert_refused, listen};
 use crate::kernel::on_each;
 
@@ -19,7 +20,7 @@ const RESIDUE: &str = "older connections, other ports";
 const TAKEN_ELSEWHERE: &str = "opened to the metadata service, but";
 
 /// What any other firewall does: connections are tracked before our rules.
-const TRACKING: &str = "table inet foreign { chain output {
+pub(crate) const TRACKING: &str = "table inet foreign { chain output {
     type filter hook output priority 0; policy accept; ct state new accept
  }; }";
 
@@ -50,7 +51,7 @@ fn echo(service: SocketAddr) -> SockProtocol {
 /// Connections of `users` to the service, each with its other end. One
 /// listener for all: a child that another test is just starting may hold a
 /// closed one for a moment.
-fn connected<const N: usize>(
+pub(crate) fn connected<const N: usize>(
     net: &Net,
     users: [User; N],
     service: SocketAddr,
@@ -83,6 +84,11 @@ fn other_ports_are_refused_at_once_also_to_the_daemon() {
             }
         }
     });
+    shown(
+        "A user connects to another port of the metadata address.",
+        "root, a user and the daemon's account get a reset at once; no packet arrives",
+        "that rule taken out: the user and the daemon's account are connected",
+    );
 }
 
 #[test]
@@ -110,12 +116,28 @@ fn udp_and_icmp_are_refused_at_once_also_to_the_daemon() {
         let sent = send_all().len();
         assert_eq!(net.packets_at_service(), sent as u64);
     });
+    shown(
+        "A user sends the metadata address UDP, and ICMP echo requests.",
+        "EACCES at once, for the daemon's account too; no packet arrives",
+        "that rule taken out: every one of the 8 packets arrives",
+    );
 }
 
 /// Cut off whether they were tracked before or not, the daemon's own too:
 /// only what begins under the rules is known to be what it seems.
 #[test]
 fn connections_older_than_the_rules_are_cut_off() {
+    cut_off();
+    go_on_without_the_guard();
+    shown(
+        "A user goes on talking over a connection older than the rules.",
+        "the rules alone answer what is sent with a reset, tracked before or not, the daemon's \
+         own too; no packet arrives",
+        "that rule taken out: what is sent arrives at the service",
+    );
+}
+
+fn cut_off() {
     for tracked in [false, true] {
         on_each(move |net, kernel| {
             if tracked {
@@ -137,8 +159,7 @@ fn connections_older_than_the_rules_are_cut_off() {
     }
 }
 
-#[test]
-fn connections_older_than_the_rules_would_go_on_without_the_guard() {
+fn go_on_without_the_guard() {
     on_each(|net, kernel| {
         nft::load(TRACKING);
         let older = families().map(|family| connected(net, [ALICE], family.service));
@@ -189,10 +210,16 @@ fn data_queued_on_a_closed_socket_stays_unsent() {
             }
         });
     }
+    shown(
+        "A user queues data on a connection older than the rules, and leaves the rest to the \
+         kernel.",
+        "not one more packet arrives once the rules are loaded",
+        "loaded without that rule: every byte arrives",
+    );
 }
 
 /// Reads until the end or until nothing more comes.
-fn drain(stream: &mut TcpStream) -> usize {
+pub(crate) fn drain(stream: &mut TcpStream) -> usize {
     let patience = std::time::Duration::from_millis(300);
     stream.set_read_timeout(Some(patience)).unwrap();
     let mut buffer = vec![0; 1 << 20];
@@ -227,6 +254,12 @@ fn switching_tracking_off_leads_nowhere() {
             ALICE.connect(family.service).unwrap();
         }
     });
+    shown(
+        "Connection tracking is switched off by a foreign `notrack`, so that nothing is \
+         redirected.",
+        "a reset at once, for the daemon's account too; no packet arrives",
+        "that rule taken out: the user is connected to the service",
+    );
 }
 
 #[test]
@@ -266,6 +299,11 @@ fn a_foreign_mark_opens_nothing() {
             ALICE.connect(family.service).unwrap();
         }
     });
+    shown(
+        "Somebody's rule puts the daemon's connection mark on a user's connection.",
+        "a reset at once; the daemon itself gets through",
+        "rules that go by the mark alone: the user is connected to the service",
+    );
 }
 
 /// A nat chain ahead of ours that sends the service's connections elsewhere.
@@ -300,6 +338,11 @@ fn a_nat_rule_ahead_of_ours_leads_nowhere_else() {
             other.accept().unwrap();
         }
     });
+    shown(
+        "A foreign DNAT ahead of ours takes the service's connections to another host.",
+        "a reset at once, for the daemon's account too",
+        "that rule taken out: the user is connected to the other host",
+    );
 }
 
 #[test]
@@ -320,6 +363,11 @@ fn a_nat_rule_ahead_of_ours_leads_to_no_other_process_of_the_host() {
             hijacker.accept().unwrap();
         }
     });
+    shown(
+        "A foreign redirect ahead of ours takes root's request to another process of the host.",
+        "a reset at once",
+        "that rule taken out: the other process accepts root's connection",
+    );
 }
 
 #[test]
@@ -343,4 +391,9 @@ fn an_address_that_the_config_leaves_out_is_closed() {
         }
         assert_refused(net.container(|| ALICE.connect(v6.service)));
     });
+    shown(
+        "A user takes the IPv6 address of the service, which the config leaves out.",
+        "a reset at once, for root, the daemon's account and a container too",
+        "rules that do not close it: the user is connected to the service",
+    );
 }

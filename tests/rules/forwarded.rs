@@ -1,8 +1,9 @@
 //! Traffic of containers and other hosts: it has no socket here, so its user
 //! cannot be known, and it must not pass for a user of this host.
 
-use crate::common::net::{families, sysctl};
+use crate::common::net::{families, ip, sysctl};
 use crate::common::nft;
+use crate::common::shown::shown;
 use crate::common::user::{ALICE, ROOT, assert_refused, listen, listen_marked};
 use crate::kernel::on_each;
 
@@ -26,6 +27,13 @@ fn containers_do_not_reach_the_service() {
     on_each(|net, kernel| {
         kernel.apply();
         let services = families().map(|family| net.service(|| listen(family.service)));
+        // Also under an address that nobody gave it.
+        net.container(|| ip("addr add 10.88.0.99/24 dev eth0"));
+        let forged = || {
+            let from = "10.88.0.99:0".parse().unwrap();
+            net.container(|| ROOT.connect_from(from, families()[0].service))
+        };
+        assert_refused(forged());
         for family in families() {
             for user in [ROOT, ALICE] {
                 assert_refused(net.container(|| user.connect(family.service)));
@@ -46,7 +54,13 @@ fn containers_do_not_reach_the_service() {
             net.container(|| ALICE.connect(family.service)).unwrap();
             service.accept().unwrap();
         }
+        forged().unwrap();
     });
+    shown(
+        "A container's root connects to the service, also under a forged source address.",
+        "a reset at once, by a second rule too where the first is taken out; no packet arrives",
+        "both rules taken out: connected to the service, under the forged address too",
+    );
 }
 
 #[test]
@@ -67,6 +81,11 @@ fn containers_are_not_redirected_to_a_process_of_the_host() {
             other.accept().unwrap();
         }
     });
+    shown(
+        "A container's connections to the service are led to a process of the host.",
+        "stopped where they come in",
+        "that rule taken out: the process accepts them",
+    );
 }
 
 #[test]
@@ -92,6 +111,11 @@ fn containers_do_not_reach_the_service_under_another_address() {
             service.accept().unwrap();
         }
     });
+    shown(
+        "A container reaches for the service under another address, by DNAT.",
+        "a reset at once; no packet arrives",
+        "that rule taken out: it is connected to the service",
+    );
 }
 
 /// As on hosts of Kubernetes, where loopback is reachable through nat; v4
@@ -110,6 +134,11 @@ fn containers_do_not_reach_the_listener() {
         net.container(|| ALICE.connect(family.bridge)).unwrap();
         daemon.accept().unwrap();
     });
+    shown(
+        "A container is led to the daemon's listener on loopback, by DNAT and route_localnet.",
+        "stopped where it comes in",
+        "that rule taken out: the daemon's listener accepts it",
+    );
 }
 
 /// Packets of the host itself pass the same hooks on loopback.

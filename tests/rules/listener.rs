@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use crate::common::net::families;
 use crate::common::nft;
+use crate::common::shown::shown;
 use crate::common::user::{ALICE, DAEMON, ROOT, assert_refused, listen_marked};
 use crate::kernel::on_each;
 
@@ -32,6 +33,11 @@ fn nobody_connects_directly() {
             daemon.accept().unwrap();
         }
     });
+    shown(
+        "A user connects straight to the daemon's port.",
+        "a reset at once, for root and the daemon's account too",
+        "that rule taken out: the daemon's listener accepts it",
+    );
 }
 
 #[test]
@@ -79,6 +85,11 @@ fn a_foreign_nat_rule_does_not_lead_to_the_listener() {
             daemon.accept().unwrap();
         }
     });
+    shown(
+        "A foreign redirect of other connections leads to the daemon's port.",
+        "a reset at once",
+        "that rule taken out: the daemon's listener accepts it",
+    );
 }
 
 /// A direct connection from a port makes nat give the next connection from
@@ -104,6 +115,12 @@ fn a_connection_under_a_changed_port_is_refused() {
             assert_ne!(peer.port(), port, "the attack no longer changes the port");
         }
     });
+    shown(
+        "A user holds a port by a connection to the listener, so that nat gives the next one \
+         from it the port of somebody else.",
+        "refused where it comes in, even with the rule against the first connection taken out",
+        "both rules taken out: it is accepted under another source port",
+    );
 }
 
 #[test]

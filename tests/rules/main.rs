@@ -15,6 +15,7 @@ mod cli;
 #[path = "../common/mod.rs"]
 mod common;
 mod escapes;
+mod exemption;
 mod forwarded;
 mod kernel;
 mod lifecycle;

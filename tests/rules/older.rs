@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use imdsfw::intercept::{self, Ended};
 
 use crate::common::net::{Net, families};
+use crate::common::shown::shown;
 use crate::common::user::{ALICE, ROOT, listen};
 use crate::kernel::on_each;
 
@@ -26,6 +27,16 @@ fn clients(net: &Net) -> Vec<(TcpStream, TcpStream)> {
 
 #[test]
 fn the_first_apply_ends_them_and_says_how_many() {
+    ended();
+    listening_under_the_rules_alone();
+    shown(
+        "A user asked before the rules were loaded, and waits for the answer.",
+        "the first apply destroys the 3 connections (IPv4, IPv6, v4-mapped): ECONNABORTED",
+        "the rules loaded without that: the credential that the service sends is read",
+    );
+}
+
+fn ended() {
     on_each(|net, kernel| {
         let older = clients(net);
         let elsewhere = net.service(|| listen(families()[0].elsewhere));
@@ -46,8 +57,7 @@ fn the_first_apply_ends_them_and_says_how_many() {
 }
 
 /// The guards are for what leaves: an answer still comes in.
-#[test]
-fn the_rules_alone_would_let_them_go_on_listening() {
+fn listening_under_the_rules_alone() {
     on_each(|net, kernel| {
         let older = clients(net);
         kernel.load();

@@ -7,6 +7,7 @@ use std::thread;
 use crate::common::iptables;
 use crate::common::net::{families, sysctl};
 use crate::common::nft;
+use crate::common::shown::shown;
 use crate::common::user::{ALICE, ROOT, listen, listen_marked};
 use crate::kernel::on_each;
 
@@ -47,6 +48,11 @@ fn a_process_in_the_daemons_place_reaches_nobody() {
             assert_eq!(&answer, b"forged");
         }
     });
+    shown(
+        "With the daemon gone, a user listens on its port and answers root.",
+        "root's connection times out and the user's process accepts nothing, with SYN cookies too",
+        "that rule taken out: root is connected and reads `forged`",
+    );
 }
 
 /// The daemon closes first, so it has a socket in TIME_WAIT for each port that

@@ -9,6 +9,7 @@ use imdsfw::config::Limits;
 use imdsfw::intercept::{self, Shares};
 
 use crate::common::net::{families, in_network};
+use crate::common::shown::shown;
 use crate::common::user::{ALICE, BOB, ROOT, User, assert_refused, listen_marked};
 use crate::kernel::{Kernel, NFT, on_each};
 
@@ -58,6 +59,11 @@ fn a_user_has_so_many_connections_and_no_more() {
         NFT.without(AT_ONCE);
         held.extend(hold(ALICE, 8));
     });
+    shown(
+        "A user opens one connection more than its share.",
+        "a reset at once; another user and root are connected",
+        "that rule taken out: 8 more are made",
+    );
 }
 
 #[test]
@@ -135,7 +141,7 @@ fn root_keeps_a_reserve() {
 /// others wait behind.
 #[test]
 fn thousands_of_connections_of_one_user_do_not_keep_others_waiting() {
-    in_network(|_| {
+    let (held, slowest, taken) = in_network(|_| {
         let shares = Shares::from_limits(&Config::default().limits).unwrap();
         apply(NFT, shares);
         let _daemon = listen_marked(families()[0].listener);
@@ -150,7 +156,6 @@ fn thousands_of_connections_of_one_user_do_not_keep_others_waiting() {
             BOB.connect(service).unwrap();
             slowest = slowest.max(begun.elapsed());
         }
-        println!("another user's slowest connect beside 5,000: {slowest:?}");
         assert!(slowest < Duration::from_millis(100), "{slowest:?}");
 
         NFT.without(AT_ONCE);
@@ -163,7 +168,13 @@ fn thousands_of_connections_of_one_user_do_not_keep_others_waiting() {
             BOB.connect(service).unwrap_err().kind(),
             ErrorKind::TimedOut
         );
+        (shares.connections, slowest, flood.len())
     });
+    shown(
+        "One user opens thousands of connections to a daemon that has come to a halt.",
+        format!("{held} of 5,000 are made; another user's slowest connect takes {slowest:.0?}"),
+        format!("those rules taken out: {taken} are made, and the other user's times out"),
+    );
 }
 
 #[test]

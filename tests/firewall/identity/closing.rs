@@ -2,7 +2,7 @@
 //! kernel then names uid 0 as its owner.
 
 use std::io::Write as _;
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -11,7 +11,9 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::*;
 use crate::common::host::wait_for;
-use crate::common::http::{connect, rest};
+use crate::common::http::{connect, connect_from, reset, rest};
+use crate::common::naive;
+use crate::common::shown::shown;
 
 #[test]
 fn closing_at_once_makes_nobody_root() {
@@ -65,6 +67,59 @@ fn closing_at_once_makes_nobody_root() {
         let reads = seen.iter().filter(|it| it["path"] == CREDENTIALS).count();
         assert_eq!(reads, reads_by_root);
     });
+}
+
+/// Closed, it has no owner any more; reset, a listener on its port is what the
+/// kernel finds instead.
+#[test]
+fn a_socket_that_is_gone_is_nobodys() {
+    let named = in_network(|net| {
+        let mut host = Host::start(net, &Setup::default());
+        let mut named = Vec::new();
+        let mut expected = 0;
+        for (family, to) in families().iter().zip([V4, V6]) {
+            let token = token(ALICE, to, 60);
+            expected += 1;
+            for (port, detail) in [(20_001, "not_established"), (20_002, "other_socket")] {
+                let from = SocketAddr::new(family.client.ip(), port);
+                let _roots = host.while_daemon_stands_still(|| {
+                    let mut stream = connect_from(ALICE, from, family.service);
+                    let asked = signed(ALICE, "GET", to, CREDENTIALS, Some(&token));
+                    stream.write_all(asked.as_bytes()).unwrap();
+                    assert_eq!(naive::owner(from, family.service), Some(ALICE.uid));
+                    let roots = if detail == "other_socket" {
+                        reset(stream);
+                        Some(ROOT.run(|| TcpListener::bind(from).unwrap()))
+                    } else {
+                        drop(stream);
+                        wait_for("its end to be acknowledged", || {
+                            let named = naive::owner(from, family.service);
+                            (named != Some(ALICE.uid)).then_some(())
+                        });
+                        None
+                    };
+                    named.push(naive::owner(from, family.service));
+                    roots
+                });
+                expected += 1;
+                let record = host.records(expected).pop().unwrap();
+                assert!(signed_by(&record, ALICE), "{record}");
+                assert_eq!(record["reason"], "caller_unknown");
+                assert_eq!(record["detail"], detail);
+                assert_eq!(record["caller"]["uid"], Value::Null);
+                assert_eq!(record["status"], Value::Null);
+            }
+        }
+        host.stop_daemon();
+        assert_eq!(net.packets_at_service(), 0);
+        named
+    });
+    assert_eq!(named, [Some(0); 4]);
+    shown(
+        "A user asks and closes, or asks, resets and leaves the port to a listener of root's.",
+        "`caller_unknown` (`not_established`, `other_socket`): closed, nobody is named",
+        "the kernel's answer taken as it is: uid 0 in each of the 4 cases",
+    );
 }
 
 /// Half closed: the kernel still knows the owner, but no more whether it will
