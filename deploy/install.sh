@@ -57,7 +57,9 @@ install_services() {
         put 644 "$here/systemd/imdsfw.sysusers" /usr/lib/sysusers.d/imdsfw.conf
         put 644 "$here/systemd/imdsfw.tmpfiles" /usr/lib/tmpfiles.d/imdsfw.conf
     elif command -v openrc-run >/dev/null; then
-        put 755 "$here/openrc/imdsfw" /etc/init.d/imdsfw
+        for service in imdsfw imdsfw-rules; do
+            put 755 "$here/openrc/$service" "/etc/init.d/$service"
+        done
     fi
 }
 
@@ -86,6 +88,7 @@ uninstall() {
     rm -f "$root/usr/sbin/imdsfw" \
         "$root/etc/logrotate.d/imdsfw" \
         "$root/etc/init.d/imdsfw" \
+        "$root/etc/init.d/imdsfw-rules" \
         "$root/usr/lib/systemd/system/imdsfw.service" \
         "$root/usr/lib/systemd/system/imdsfw.socket" \
         "$root/usr/lib/systemd/system/imdsfw-rules.service" \
@@ -101,14 +104,18 @@ uninstall() {
     echo "removed; left: /etc/imdsfw, /var/lib/imdsfw, /var/log/imdsfw, and whose they are"
 }
 
+# The watcher first, which would restore the rules, and whose reports would have
+# the daemon started again.
 stop() {
     if [ -d /run/systemd/system ]; then
-        for unit in imdsfw.service imdsfw.socket imdsfw-witness.service imdsfw-rules.service; do
+        for unit in imdsfw-rules.service imdsfw.socket imdsfw.service imdsfw-witness.service; do
             systemctl disable --now "$unit" || true
         done
     elif command -v rc-service >/dev/null; then
-        rc-service --ifstarted imdsfw stop
-        rc-update --quiet delete imdsfw || true
+        for service in imdsfw-rules imdsfw; do
+            rc-service --ifstarted "$service" stop
+            rc-update --quiet --all delete "$service" >/dev/null 2>&1 || true
+        done
     fi
 }
 

@@ -51,6 +51,8 @@ pub mod intercept;
 #[forbid(unsafe_code)]
 pub mod limits;
 #[forbid(unsafe_code)]
+mod notify;
+#[forbid(unsafe_code)]
 pub mod policy;
 #[forbid(unsafe_code)]
 pub mod provider;

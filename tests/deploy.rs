@@ -75,7 +75,12 @@ fn every_command_line_is_one_the_program_takes() {
         lines.extend(ours.map(|(_, arguments)| arguments.to_owned()));
         assert!(lines.len() > before, "{service} does not run the program");
     }
-    for script in ["openrc/imdsfw", "install.sh", "debian/prerm"] {
+    for script in [
+        "openrc/imdsfw",
+        "openrc/imdsfw-rules",
+        "install.sh",
+        "debian/prerm",
+    ] {
         let text = read(script);
         let ours = text
             .lines()
@@ -86,10 +91,12 @@ fn every_command_line_is_one_the_program_takes() {
         let variable = text
             .lines()
             .filter_map(|line| line.strip_prefix("command_args="));
-        lines.extend(variable.map(str::to_owned));
+        lines.extend(variable.map(|it| it.trim_matches('"').to_owned()));
     }
-    assert!(lines.iter().filter(|line| *line == "rules apply").count() >= 2);
-    assert!(lines.contains(&"rules remove".into()) && lines.contains(&"run".into()));
+    for (line, times) in [("rules watch", 2), ("run", 2), ("rules remove", 2)] {
+        let found = lines.iter().filter(|it| *it == line).count();
+        assert_eq!(found, times, "{line}: {lines:#?}");
+    }
     for line in lines {
         // What stands before it is read first, and refused if it is not known.
         let arguments = line.split_whitespace().chain(["--help"]);
@@ -126,6 +133,9 @@ fn an_attacker_gains_little_from_any_of_them() {
             assert!(words(&unit, "PrivateNetwork").is_empty());
         }
     }
+    // With a hostname of its own it would not see the host's change.
+    let daemon = read("systemd/imdsfw.service");
+    assert!(words(&daemon, "ProtectHostname").is_empty());
     let capabilities = |service| {
         let unit = read(&format!("systemd/{service}"));
         let bounding = unit
@@ -175,6 +185,22 @@ fn they_start_before_cloud_init_asks_and_wait_for_nothing_slow() {
     let rules = read("systemd/imdsfw-rules.service");
     assert!(words(&rules, "Before").contains(&"network-pre.target"));
     assert!(!rules.contains("\nExecStop"), "stopping takes no rule out");
+}
+
+#[test]
+fn they_are_watched_and_one_that_ends_is_back_before_it_is_missed() {
+    for name in SERVICES {
+        let unit = read(&format!("systemd/{name}"));
+        assert_eq!(words(&unit, "Restart"), ["always"], "{name}");
+        assert_eq!(words(&unit, "RestartSec"), ["100ms"], "{name}");
+    }
+    // What comes after these comes after the rules and the first answer.
+    for name in ["imdsfw.service", "imdsfw-rules.service"] {
+        let unit = read(&format!("systemd/{name}"));
+        assert_eq!(words(&unit, "Type"), ["notify"], "{name}");
+        assert_eq!(words(&unit, "NotifyAccess"), ["main"], "{name}");
+        assert_eq!(words(&unit, "WatchdogSec").len(), 1, "{name}");
+    }
 }
 
 #[test]

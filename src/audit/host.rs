@@ -1,18 +1,23 @@
 //! The `host` block of every record: names of this machine, and what answers
 //! of the service passing by said of it.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-/// Rendered once, and again when a fact is learnt.
+/// For how long the machine's name is not asked for again.
+const NAME_HOLDS: Duration = Duration::from_secs(1);
+
+/// Rendered once, and again when a fact is learnt or the name has changed: the
+/// daemon is there before cloud-init names the machine.
 pub struct Host(Mutex<Rendered>);
 
 struct Rendered {
     facts: Facts,
     json: Box<RawValue>,
+    named: Instant,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -45,9 +50,7 @@ impl Host {
                 .map(|text| text.trim().to_owned())
         };
         let facts = Facts {
-            name: nix::unistd::gethostname()
-                .ok()
-                .and_then(|name| name.into_string().ok()),
+            name: name(),
             machine_id: line("/etc/machine-id").filter(|id| !id.is_empty()),
             boot_id: line("/proc/sys/kernel/random/boot_id"),
             ..Facts::default()
@@ -55,16 +58,22 @@ impl Host {
         Self(Mutex::new(Rendered {
             json: facts.json(),
             facts,
+            named: Instant::now(),
         }))
     }
 
     /// The block as JSON.
     pub(super) fn json(&self) -> Box<RawValue> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .json
-            .clone()
+        let mut rendered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if rendered.named.elapsed() >= NAME_HOLDS {
+            rendered.named = Instant::now();
+            let facts = Facts {
+                name: name(),
+                ..rendered.facts.clone()
+            };
+            rendered.take(facts);
+        }
+        rendered.json.clone()
     }
 
     /// Takes in what is new of it.
@@ -76,13 +85,22 @@ impl Host {
             region: learnt.region.or(rendered.facts.region.clone()),
             ..rendered.facts.clone()
         };
-        if facts != rendered.facts {
-            *rendered = Rendered {
-                json: facts.json(),
-                facts,
-            };
+        rendered.take(facts);
+    }
+}
+
+impl Rendered {
+    fn take(&mut self, facts: Facts) {
+        if facts != self.facts {
+            self.json = facts.json();
+            self.facts = facts;
         }
     }
+}
+
+/// As the kernel has it now.
+fn name() -> Option<String> {
+    nix::unistd::gethostname().ok()?.into_string().ok()
 }
 
 impl Facts {

@@ -6,6 +6,7 @@ use clap::Subcommand;
 
 use super::{ConfigArg, Outcome, fold};
 use crate::config::{BACKENDS, Backend};
+use crate::doctor;
 use crate::intercept::{self, Ended, RuleSet};
 use crate::watch;
 
@@ -49,10 +50,10 @@ enum Action {
     },
     /// Load the rules, and restore them whenever they change.
     ///
-    /// Stays in the foreground and tells the daemon every second how the rules
-    /// stand. Once heard, it is relied on: when it reports rules that cannot
-    /// be restored, or falls silent, the daemon stops serving. The rules stay
-    /// when it ends; stop it before `imdsfw rules remove`.
+    /// Stays in the foreground and tells the daemon twice a second how the
+    /// rules stand. Once heard, it is relied on: when it reports rules that
+    /// cannot be restored, or falls silent, the daemon stops serving. The rules
+    /// stay when it ends; stop it before `imdsfw rules remove`.
     #[command(after_help = "Example: imdsfw rules watch")]
     Watch {
         #[command(flatten)]
@@ -61,6 +62,8 @@ enum Action {
         backend: BackendArg,
     },
     /// Take the rules out; every user then reaches the service directly.
+    ///
+    /// Refused while `imdsfw rules watch` runs, which would restore them.
     #[command(after_help = "Example: imdsfw rules remove")]
     Remove {
         #[command(flatten)]
@@ -113,9 +116,18 @@ pub(super) fn run(args: Args) -> Outcome {
             super::log_to_stderr();
             let config = config.load()?;
             let rules = through(RuleSet::from_config(&config)?, &backend);
-            match watch::run(&config, rules)? {}
+            watch::run(&config, rules)?;
+            Ok(ExitCode::SUCCESS)
         }
         Action::Remove { backend } => {
+            if let Some(pid) = doctor::watcher() {
+                return Err(format!(
+                    "nothing was removed: process {pid}, `imdsfw rules watch`, would restore the \
+                     rules at once. Stop it first: `systemctl stop imdsfw-rules` where that runs \
+                     it, else `kill {pid}`"
+                )
+                .into());
+            }
             let removed = intercept::remove(backend.backend)?;
             for backend in &removed {
                 println!("removed {}", backend.place());

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, chown};
+use socket2::SockRef;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep_until};
@@ -45,6 +46,12 @@ pub(super) fn listen(path: &Path, uid: Uid, gid: Gid) -> io::Result<UnixListener
     let listener = UnixListener::bind(path);
     umask(before);
     listener
+}
+
+/// Listens again, as the daemon's own user: by that a watcher which connects
+/// tells the daemon from a manager that holds the socket for it (SO_PEERCRED).
+pub(super) fn claim(post: &UnixListener) -> io::Result<()> {
+    SockRef::from(post).listen(i32::MAX)
 }
 
 /// Hears the watcher for as long as the daemon lives.

@@ -14,7 +14,6 @@ mod error;
 mod events;
 mod guards;
 mod listeners;
-pub(crate) mod notify;
 mod serve;
 mod signals;
 mod start;

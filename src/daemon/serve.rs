@@ -6,11 +6,11 @@ use std::time::Duration;
 use nix::unistd::geteuid;
 
 use super::events::{Greeting, Loaded, Started, Stopped};
-use super::notify::Manager;
 use super::start::Ready;
 use super::{StartError, guards};
 use crate::audit::Event;
 use crate::config::LoadedPolicy;
+use crate::notify::Manager;
 use crate::proxy::{Guards, Proxy};
 
 /// Serves until a signal ends it.

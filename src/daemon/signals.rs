@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use super::notify::Manager;
 use crate::audit::Log;
+use crate::notify::Manager;
 
 /// SIGTERM and SIGINT end the daemon, SIGHUP opens the log again.
 pub(super) struct Signals {

@@ -10,7 +10,6 @@ use tokio::runtime::Runtime;
 
 use super::acceptor::Acceptor;
 use super::listeners::Sockets;
-use super::notify::Manager;
 use super::signals::Signals;
 use super::witness::{self, Contact};
 use super::{StartError, guards};
@@ -22,6 +21,7 @@ use crate::diagnose::{Diagnostics, Style};
 use crate::ids;
 use crate::intercept::{self, Drift, RuleSet};
 use crate::limits::Owners;
+use crate::notify::Manager;
 use crate::proxy::Listener;
 use crate::sys::activation;
 use crate::sys::privilege;
@@ -94,6 +94,9 @@ pub(super) fn start<'a>(config: &'a Config, path: &Path) -> Result<Ready<'a>, St
     )
     .map_err(StartError::Witness)?;
     let dropped = privilege::drop_to(account, gid).map_err(StartError::Privilege)?;
+    if let Some(post) = &post {
+        guards::claim(post).map_err(|error| StartError::Post(report::socket(config), error))?;
+    }
     // One thread serves: the work of a request is smaller than handing it over.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

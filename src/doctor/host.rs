@@ -20,8 +20,9 @@ const WANTED_BY: [&str; 3] = [
 /// A clock further off than this makes tokens and credentials look expired.
 const CLOCK_OFF: Duration = Duration::from_secs(60);
 
-/// Other programs that manage kernel rules.
-pub(super) fn rule_managers() -> Vec<Finding> {
+/// Other programs that manage kernel rules; what they take out, a watcher
+/// restores.
+pub(super) fn rule_managers(is_watched: bool) -> Vec<Finding> {
     let enabled = |name: &&str| {
         let unit = format!("{name}.service");
         WANTED_BY
@@ -34,6 +35,11 @@ pub(super) fn rule_managers() -> Vec<Finding> {
             "managers",
             "no service is enabled that flushes foreign rules",
         )],
+        found if is_watched => {
+            let names = found.join(", ");
+            let what = format!("what {names} may take out when it reloads, the watcher restores");
+            vec![Finding::ok("managers", what)]
+        }
         found => found
             .iter()
             .map(|name| {
@@ -42,8 +48,8 @@ pub(super) fn rule_managers() -> Vec<Finding> {
                      of the firewall"
                 );
                 let mend = format!(
-                    "order it before imdsfw-rules.service, and after each reload run: \
-                     imdsfw rules apply (or: systemctl disable {name})"
+                    "systemctl start imdsfw-rules (or after each reload: imdsfw rules apply; \
+                     or: systemctl disable {name})"
                 );
                 Finding::warning("managers", what, mend)
             })
@@ -147,16 +153,17 @@ fn clock_at(now: SystemTime, service: Option<SystemTime>) -> Finding {
     Finding::failure("clock", what, "timedatectl set-ntp true")
 }
 
-/// Whether root's watcher of the rules runs on this network. Only root's
-/// processes count: anybody can take a name.
-pub(super) fn is_watched() -> bool {
+/// The process of root's that watches the rules of this network. Only root's
+/// count: anybody can take a name.
+pub(crate) fn watcher() -> Option<u32> {
     let own = fs::read_link("/proc/thread-self/ns/net").ok();
     sockets::processes()
         .filter(|(_, process)| sockets::uid(process) == Some(0))
         .filter(|(_, process)| fs::read_link(process.join("ns/net")).ok() == own)
-        .any(|(_, process)| {
+        .find(|(_, process)| {
             fs::read_to_string(process.join("comm")).is_ok_and(|name| name == "imdsfw-watch\n")
         })
+        .map(|(pid, _)| pid)
 }
 
 /// What processes run as `uid` on this network, by the name of their program.

@@ -10,6 +10,8 @@ mod http;
 mod reads;
 mod sockets;
 
+pub(crate) use host::watcher;
+
 use std::path::Path;
 
 use nix::unistd::geteuid;
@@ -92,8 +94,9 @@ pub fn examine(config: &Path, users: &[Uid]) -> Vec<Finding> {
             return vec![Finding::failure("account", error.to_string(), mend)];
         }
     };
-    let mut found = vec![kernel_rules(&rules), watcher()];
-    found.extend(host::rule_managers());
+    let is_watched = watcher().is_some();
+    let mut found = vec![kernel_rules(&rules), watched(is_watched)];
+    found.extend(host::rule_managers(is_watched));
     found.extend(host::socket_load_balancer());
     found.push(host::kernel());
     found.extend(rules.destinations().iter().map(|it| host::route(*it)));
@@ -151,15 +154,15 @@ fn kernel_rules(rules: &RuleSet) -> Finding {
     }
 }
 
-fn watcher() -> Finding {
-    if host::is_watched() {
+fn watched(is_watched: bool) -> Finding {
+    if is_watched {
         let what = "imdsfw rules watch restores what another program changes";
         return Finding::ok("watcher", what);
     }
     Finding::warning(
         "watcher",
         "nothing watches the kernel rules: what another program takes out stays out",
-        "have the service manager run: imdsfw rules watch",
+        "systemctl start imdsfw-rules (or: imdsfw rules watch)",
     )
 }
 

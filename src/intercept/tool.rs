@@ -47,7 +47,7 @@ pub struct Tool {
 
 impl Tool {
     /// nft.
-    pub(super) const fn nft() -> Self {
+    pub(crate) const fn nft() -> Self {
         Self {
             name: "nft",
             package: "nftables",
@@ -67,13 +67,18 @@ impl Tool {
         self.find().is_some()
     }
 
+    /// To be run from where it is installed, and speaking English.
+    pub(crate) fn command(self) -> Result<Command, InterceptError> {
+        let mut command = Command::new(self.find().ok_or(InterceptError::Missing(self))?);
+        command.env("LC_ALL", "C");
+        Ok(command)
+    }
+
     /// Runs it with this input; what it prints.
     pub(super) fn run(self, args: &[&str], stdin: &str) -> Result<String, InterceptError> {
         let failed = |error| InterceptError::Failed(self, error);
-        let program = self.find().ok_or(InterceptError::Missing(self))?;
-        let mut child = Command::new(program)
+        let mut child = (self.command()?)
             .args(args)
-            .env("LC_ALL", "C")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

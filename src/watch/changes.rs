@@ -5,7 +5,7 @@
 //! names the process. A notice that was lost must count as a change.
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -34,6 +34,9 @@ const QUEUE: usize = 8 * 1024 * 1024;
 /// Longer than any one datagram of these.
 const DATAGRAM: usize = 64 * 1024;
 
+/// The tools that verify iptables rules, cut to TASK_COMM_LEN.
+const VERIFYING: [&str; 2] = ["iptables-restor", "ip6tables-resto"];
+
 const OURS: &str = "imdsfw";
 /// Tables that verifying makes and deletes.
 const EXPECTED_PREFIX: &str = "imdsfw_expected_";
@@ -43,6 +46,8 @@ pub(super) struct Changes {
     fd: OwnedFd,
     /// Touched by a transaction whose end has not come yet.
     touched: BTreeSet<Table>,
+    /// Read, and to be told again.
+    kept: Option<Seen>,
     buffer: Vec<u8>,
 }
 
@@ -82,13 +87,17 @@ impl Changes {
         Ok(Self {
             fd,
             touched: BTreeSet::new(),
+            kept: None,
             buffer: vec![0; DATAGRAM],
         })
     }
 
-    /// Waits until something happens, at most so long.
-    pub(super) fn wait(&mut self, at_most: Duration) -> Seen {
-        let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
+    /// Waits until something happens or `other` can be read, at most so long.
+    pub(super) fn wait(&mut self, at_most: Duration, other: BorrowedFd<'_>) -> Seen {
+        if self.kept.is_some() {
+            return self.read();
+        }
+        let mut fds = [self.fd.as_fd(), other].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         // Rounded up: nothing is due before.
         let at_most = at_most + Duration::from_millis(1);
         let timeout = PollTimeout::try_from(at_most).unwrap_or(PollTimeout::MAX);
@@ -99,7 +108,7 @@ impl Changes {
 
     /// What has happened since it was last asked.
     pub(super) fn read(&mut self) -> Seen {
-        let mut seen = Seen::nothing();
+        let mut seen = self.kept.take().unwrap_or_else(Seen::nothing);
         loop {
             match recvfrom::<NetlinkAddr>(self.fd.as_raw_fd(), &mut self.buffer) {
                 // Only the kernel's word counts.
@@ -120,6 +129,16 @@ impl Changes {
                 }
             }
         }
+    }
+
+    /// Forgets what verifying iptables rules has done to the tables since it
+    /// was last asked; what others did meanwhile is told the next time. Of
+    /// others who use the same tool only what they did is left to be seen.
+    pub(super) fn forget_verifying(&mut self) {
+        let mut seen = self.read();
+        seen.transactions
+            .retain(|it| !VERIFYING.contains(&it.by.name.as_str()));
+        self.kept = Some(seen).filter(Seen::is_anything);
     }
 }
 

@@ -16,12 +16,12 @@ use std::fmt::Write as _;
 use std::io::{self, Read as _, Write as _};
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::intercept::RuleSet;
+use crate::intercept::{RuleSet, Tool};
 
 const TABLE: &str = "imdsfw_held";
 /// After every other chain that may decide about a packet.
@@ -82,11 +82,9 @@ impl Holder {
     fn new(script: &str) -> Result<Self, String> {
         let (answers, to_us) = io::pipe().map_err(|error| error.to_string())?;
         let also_to_us = to_us.try_clone().map_err(|error| error.to_string())?;
-        let path = std::env::var("PATH").unwrap_or_default();
-        let nft = Command::new("nft")
+        let mut nft = (Tool::nft().command()).map_err(|error| error.to_string())?;
+        let nft = nft
             .arg("-i")
-            .env("PATH", format!("{path}:/usr/sbin:/sbin"))
-            .env("LC_ALL", "C")
             // Where it would keep a history.
             .env("HOME", "/dev/null")
             .stdin(Stdio::piped())

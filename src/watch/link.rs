@@ -11,9 +11,12 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt,
+};
 
 use super::report::Report;
+use crate::ids::Uid;
 
 /// Reports that may wait for a daemon: more drifts than it will ever miss.
 const WAITING_MAX: usize = 256;
@@ -42,8 +45,17 @@ impl Link {
         }
     }
 
-    /// Whether there is a daemon to tell.
-    pub(super) fn connect(&mut self) -> bool {
+    /// Whether the daemon is there to be told, and not only a socket that is
+    /// held for the first one to come: the kernel says who listened last.
+    pub(super) fn reaches(&mut self, daemon: Uid) -> bool {
+        self.connect();
+        let listened = (self.stream.as_ref())
+            .and_then(|stream| getsockopt(stream, sockopt::PeerCredentials).ok());
+        listened.is_some_and(|it| it.uid() == daemon.0)
+    }
+
+    /// Whether what is told will be read.
+    fn connect(&mut self) -> bool {
         if self.stream.is_none() {
             self.stream = self.open().ok();
             self.sent = 0;

@@ -15,21 +15,29 @@ mod link;
 pub mod report;
 
 use std::fmt;
+use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::config::{Backend, Config};
-use crate::daemon::notify::Manager;
 use crate::intercept::{self, Drift, InterceptError, RuleSet};
+use crate::notify::Manager;
 use changes::{Changes, Seen};
 use held::Held;
 use link::Link;
 use report::{Changer, Found, HEARTBEAT, Report, Restored};
 
+/// What an admin reads in `systemctl status`.
+const IN_FORCE: &str = "the rules are in force";
+
 /// Why nothing is watched.
 #[derive(Debug)]
 pub enum WatchError {
+    /// The signals that end it cannot be waited for.
+    Signals(Errno),
     /// The kernel's notifications cannot be had.
     Changes(Errno),
     /// The rules cannot be loaded.
@@ -39,13 +47,14 @@ pub enum WatchError {
 }
 
 /// Loads the rules where they are not loaded, and restores them whenever they
-/// change. Ends only with an error; the rules stay then.
+/// change, until SIGTERM or SIGINT; the rules stay however it ends.
 ///
 /// # Errors
 /// [`WatchError`].
-pub fn run(config: &Config, rules: RuleSet) -> Result<std::convert::Infallible, WatchError> {
+pub fn run(config: &Config, rules: RuleSet) -> Result<(), WatchError> {
     // As others see it in a process list.
     let _ = nix::sys::prctl::set_name(c"imdsfw-watch");
+    let end = end_signals().map_err(WatchError::Signals)?;
     let changes = Changes::subscribe().map_err(WatchError::Changes)?;
     let mut watcher = Watcher {
         manager: Manager::connect(),
@@ -58,12 +67,17 @@ pub fn run(config: &Config, rules: RuleSet) -> Result<std::convert::Infallible, 
     };
     watcher.start()?;
     watcher.manager.ready();
+    watcher.manager.status(IN_FORCE);
     tracing::info!("watching");
     let mut beat = Instant::now();
     loop {
-        let seen = watcher
-            .changes
-            .wait(HEARTBEAT.saturating_sub(beat.elapsed()));
+        let at_most = HEARTBEAT.saturating_sub(beat.elapsed());
+        let seen = watcher.changes.wait(at_most, end.as_fd());
+        if let Ok(Some(_)) = end.read_signal() {
+            watcher.manager.stopping();
+            tracing::info!("ending; the rules stay, and nobody restores them any more");
+            return Ok(());
+        }
         let seen = seen.concerning(watcher.polls);
         if seen.is_anything() {
             watcher.check(&seen);
@@ -73,6 +87,13 @@ pub fn run(config: &Config, rules: RuleSet) -> Result<std::convert::Infallible, 
             watcher.beat();
         }
     }
+}
+
+/// Held back, for the loop to find: no step is left half done.
+fn end_signals() -> Result<SignalFd, Errno> {
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    signals.thread_block()?;
+    SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }
 
 struct Watcher {
@@ -99,13 +120,17 @@ struct Broken {
 impl Watcher {
     /// Without a daemon, rules that are absent are what a host begins with.
     fn start(&mut self) -> Result<(), WatchError> {
-        let found = open(&self.rules).map_err(WatchError::Load)?;
-        let is_drift = self.link.connect() && !found.is_empty();
+        let found = self.open().map_err(WatchError::Load)?;
+        let is_drift = !found.is_empty() && self.link.reaches(self.rules.daemon_uid());
         if is_drift {
             self.tell_of(&found, Vec::new());
         }
         let applied = intercept::apply(&self.rules).map_err(WatchError::Load)?;
-        let left = open(&self.rules).map_err(WatchError::Load)?;
+        // What there was to see so far were the rules being loaded; what comes
+        // while they are verified, and later, is looked at.
+        self.changes.read();
+        self.polls = applied.backend != Backend::Nft;
+        let left = self.open().map_err(WatchError::Load)?;
         if !left.is_empty() {
             return Err(WatchError::Drift(left));
         }
@@ -114,14 +139,11 @@ impl Watcher {
         if let Some(ended) = applied.ended {
             tracing::info!("{ended}");
         }
-        self.polls = applied.backend != Backend::Nft;
         if is_drift {
             // Nobody saw when it began.
             self.restored(None, Vec::new());
         }
         self.hold();
-        // What there was to see so far were the rules being loaded.
-        self.changes.read();
         self.link.tell(Report::Ok);
         Ok(())
     }
@@ -151,7 +173,7 @@ impl Watcher {
     /// Verifies, and restores what differs.
     fn check(&mut self, seen: &Seen) {
         // A second time: a flush also takes the table that verifying makes.
-        let found = match open(&self.rules).or_else(|_| open(&self.rules)) {
+        let found = match self.open().or_else(|_| self.open()) {
             Ok(found) => found,
             Err(error) => return self.fail(seen.since(), seen.by(), error.to_string()),
         };
@@ -183,6 +205,17 @@ impl Watcher {
         }
     }
 
+    /// The differences by which somebody may get past.
+    fn open(&mut self) -> Result<Vec<Drift>, InterceptError> {
+        let verified = intercept::verify(&self.rules);
+        if self.polls {
+            self.changes.forget_verifying();
+        }
+        let mut drifts = verified?;
+        drifts.retain(Drift::is_open);
+        Ok(drifts)
+    }
+
     fn tell_of(&mut self, found: &[Drift], by: Vec<Changer>) {
         if let Some(first) = found.first() {
             tracing::warn!("drift: {first} (and {} more)", found.len() - 1);
@@ -198,7 +231,7 @@ impl Watcher {
         // What came so far is our own doing, or cannot be told from it: laid
         // to nobody's charge, and what it did shows below.
         self.changes.read();
-        let left = open(&self.rules).map_err(|error| error.to_string())?;
+        let left = self.open().map_err(|error| error.to_string())?;
         match left.first() {
             None => Ok(at),
             Some(first) => Err(format!("the rules were loaded, and still differ: {first}")),
@@ -211,6 +244,7 @@ impl Watcher {
             Some(open) => tracing::warn!("restored {open:?} after the change"),
             None => tracing::warn!("restored"),
         }
+        self.manager.status(IN_FORCE);
         self.link.tell(Report::Restored(Restored {
             by,
             open_us: open.map(|open| u64::try_from(open.as_micros()).unwrap_or(u64::MAX)),
@@ -229,22 +263,18 @@ impl Watcher {
         });
         if first || broken.why != why {
             tracing::error!("cannot restore the rules: {why}");
+            let status = format!("the rules are not in force, and cannot be restored: {why}");
+            self.manager.status(&status);
         }
         broken.why.clone_from(&why);
         self.link.tell(Report::Broken { why });
     }
 }
 
-/// The differences by which somebody may get past.
-fn open(rules: &RuleSet) -> Result<Vec<Drift>, InterceptError> {
-    let mut drifts = intercept::verify(rules)?;
-    drifts.retain(Drift::is_open);
-    Ok(drifts)
-}
-
 impl fmt::Display for WatchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Signals(errno) => write!(f, "signals cannot be waited for: {}", errno.desc()),
             Self::Changes(errno) => write!(
                 f,
                 "the kernel does not tell of changed rules: {}; run this as root, or with the \

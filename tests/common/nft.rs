@@ -1,7 +1,7 @@
 //! nft in the current namespace: an admin's, or a tamperer's, hands.
 
 use std::io::Write as _;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 /// Loads a script.
 pub(crate) fn load(script: &str) {
@@ -90,4 +90,28 @@ pub(crate) fn delete_commented(why: &str) {
         .collect();
     assert!(!found.is_empty(), "no rule says {why:?}");
     found.iter().for_each(delete);
+}
+
+/// A process that holds tables nobody else may touch, until it is dropped.
+pub(crate) struct Owner(Child);
+
+impl Owner {
+    pub(crate) fn of(script: &str) -> Self {
+        let mut nft = Command::new("nft")
+            .arg("-i")
+            .env("HOME", "/dev/null")
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdin = nft.stdin.as_mut().unwrap();
+        stdin.write_all(script.as_bytes()).unwrap();
+        Self(nft)
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
 }

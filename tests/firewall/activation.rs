@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
@@ -280,6 +281,57 @@ fn restarts_lose_no_request() {
         println!("{total} requests, 20 restarts; {cut} in the hands of a killed daemon");
         assert!(cut <= 10 * 4, "at most one a client and kill: {cut}");
     });
+}
+
+#[test]
+fn killed_over_and_over_it_serves_when_it_is_started_again() {
+    in_network(|net| {
+        let mut host = Host::prepare(net, &open_to_all());
+        host.run("rules apply");
+        let holder = Holder::new();
+        let namespace = fs::File::open("/proc/thread-self/ns/net").unwrap();
+        thread::scope(|scope| {
+            for kills in 1..=3 {
+                holder.start(&mut host);
+                assert_eq!(ask(ALICE, AMI), Some(200));
+                host.kill_daemon();
+                // Who comes meanwhile waits for the one that stays.
+                let namespace = &namespace;
+                scope.spawn(move || {
+                    let net = nix::sched::CloneFlags::CLONE_NEWNET;
+                    nix::sched::setns(namespace, net).unwrap();
+                    let answer = ask(BOB, AMI);
+                    // Its daemon may be killed in its turn.
+                    let cut = kills < 3 && matches!(answer, None | Some(0));
+                    assert!(answer == Some(200) || cut, "{answer:?}");
+                });
+                wait_for("a client that waits", || {
+                    let waiting = fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
+                    let ours =
+                        |line: &&str| line.contains(" 0100007F:00FD ") && line.contains(" 01 ");
+                    waiting.lines().find(ours).map(|_| ())
+                });
+            }
+            holder.start(&mut host);
+            assert_eq!(ask(ALICE, AMI), Some(200));
+            assert_eq!(credentials(ALICE, V6).status, 403);
+        });
+        wait_for("the helpers of the killed ones to end", || {
+            (helpers_on(&namespace) == 1).then_some(())
+        });
+    });
+}
+
+/// How many processes that look names up for a daemon run on this network.
+fn helpers_on(network: &fs::File) -> usize {
+    let inode = network.metadata().unwrap().ino();
+    let processes = fs::read_dir("/proc").unwrap().map(|it| it.unwrap().path());
+    let helpers = processes.filter(|process| {
+        let comm = fs::read_to_string(process.join("comm"));
+        let net = fs::metadata(process.join("ns/net"));
+        comm.is_ok_and(|it| it == "imdsfw-names\n") && net.is_ok_and(|it| it.ino() == inode)
+    });
+    helpers.count()
 }
 
 #[test]

@@ -5,7 +5,9 @@ use std::fs;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::sethostname;
 use serde_json::Value;
 
 use crate::common::host::{Host, Setup, wait_for};
@@ -66,6 +68,27 @@ fn credentials_under_another_name_are_recorded_as_credentials() {
         assert_eq!(record["credential"]["access_key_id"], "ASIAEXAMPLE");
         assert_eq!(record["credential"]["expiration"], Value::Null);
         assert!(!log_text(&host).contains("hidden-here"));
+    });
+}
+
+#[test]
+fn they_name_the_host_as_it_is_called_by_then() {
+    in_network(|net| {
+        // As cloud-init does it, behind the daemon's back.
+        unshare(CloneFlags::CLONE_NEWUTS).unwrap();
+        sethostname("before-cloud-init").unwrap();
+        let host = Host::start(net, &Setup::default());
+        let name = || {
+            get(ALICE, V4, AMI, None);
+            let requests = host.records(1).len();
+            let record = host.records(requests).pop().unwrap();
+            record["host"]["name"].as_str().unwrap().to_owned()
+        };
+        assert_eq!(name(), "before-cloud-init");
+        sethostname("login-1").unwrap();
+        let start = Instant::now();
+        wait_for("the new name", || (name() == "login-1").then_some(()));
+        assert!(start.elapsed() < Duration::from_secs(2));
     });
 }
 

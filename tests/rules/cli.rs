@@ -7,7 +7,8 @@ use std::process::{Command, Output};
 
 use crate::common::net::in_network;
 use crate::common::nft;
-use crate::common::user::ALICE;
+use crate::common::user::{ALICE, DAEMON};
+use crate::common::watcher::Watcher;
 use crate::kernel::{IPTABLES, Kernel, NFT, on_each, rule_set};
 
 const IMDSFW: &str = env!("CARGO_BIN_EXE_imdsfw");
@@ -42,6 +43,38 @@ fn remove_says_whether_there_was_something_to_remove() {
         let again = rules(&["remove"]);
         assert!(again.status.success(), "{}", stderr(&again));
         assert!(stdout(&again).contains("nothing to remove"));
+    });
+}
+
+#[test]
+fn remove_is_refused_while_a_watcher_would_undo_it() {
+    in_network(|_| {
+        for more in ["", "rules.egress_deny = false\n"] {
+            let directory = tempfile::tempdir().unwrap();
+            let config = directory.path().join("imdsfw.toml");
+            let text = format!(
+                "schema = 1\nuser = \"{}\"\ncontrol.socket = \"{}/control.sock\"\n{more}",
+                DAEMON.uid,
+                directory.path().display()
+            );
+            fs::write(&config, text).unwrap();
+            let watcher = Watcher::start(&config);
+            let refused = rules(&["remove"]);
+            assert_eq!(refused.status.code(), Some(1));
+            let said = stderr(&refused);
+            let pid = watcher.pid();
+            for words in [
+                format!("process {pid}, `imdsfw rules watch`"),
+                "`systemctl stop imdsfw-rules`".into(),
+                format!("`kill {pid}`"),
+            ] {
+                assert!(said.contains(&words), "no {words:?} in: {said}");
+            }
+            assert!(nft::output(&["list", "tables"]).contains("table inet imdsfw\n"));
+            watcher.stop();
+            assert!(rules(&["remove"]).status.success());
+            assert_eq!(nft::output(&["list", "tables"]), "");
+        }
     });
 }
 

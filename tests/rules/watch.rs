@@ -1,11 +1,14 @@
 //! `imdsfw rules watch` without a daemon: loads, restores, and leaves alone
 //! what is not its own.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use imdsfw::intercept::Backend;
+use nix::sys::signal::{Signal, kill};
 use tempfile::TempDir;
 
 use crate::common::host::wait_for;
@@ -85,8 +88,7 @@ fn a_flush_passes_its_own_table_by_which_denies_all_but_the_daemon_and_ends_with
         let watcher = Watcher::start(&config);
         let _services = families().map(|it| net.service(|| listen(it.service)));
         // It stands still, so that nothing is restored.
-        let pid = nix::unistd::Pid::from_raw(watcher.pid() as i32);
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+        kill(watcher.pid(), Signal::SIGSTOP).unwrap();
         nft::load("flush ruleset\n");
         assert_eq!(nft::output(&["list", "tables"]), HELD);
         for family in families() {
@@ -113,5 +115,96 @@ fn its_own_table_can_be_turned_off() {
         let (_directory, config) = config(NFT, "rules.egress_deny = false");
         let _watcher = Watcher::start(&config);
         assert_eq!(nft::output(&["list", "tables"]), "table inet imdsfw\n");
+    });
+}
+
+#[test]
+fn it_has_one_capability_and_no_way_to_more() {
+    in_network(|_| {
+        let (_directory, config) = config(NFT, "");
+        let watcher = Watcher::start(&config);
+        let status = fs::read_to_string(format!("/proc/{}/status", watcher.pid())).unwrap();
+        // CAP_NET_ADMIN is the twelfth.
+        let only = format!("{:016x}", 1 << 12);
+        for line in ["CapPrm", "CapEff", "CapBnd"] {
+            assert!(status.contains(&format!("{line}:\t{only}\n")), "{status}");
+        }
+        assert!(status.contains("NoNewPrivs:\t1\n"), "{status}");
+        // With which all of it works.
+        assert!(NFT.drift().is_empty());
+        assert!(nft::output(&["list", "tables"]).contains(HELD));
+    });
+}
+
+#[test]
+fn it_tells_its_manager_how_it_stands_for_as_long_as_it_watches() {
+    in_network(|_| {
+        let (_directory, config) = config(NFT, "");
+        let watcher = Watcher::start(&config);
+        let squatter =
+            nft::Owner::of("delete table inet imdsfw; add table inet imdsfw { flags owner; }\n");
+        let status = watcher.await_told("STATUS=the rules are not in force");
+        assert!(status.contains("not permitted"), "{status}");
+        // The loop lives all the same.
+        watcher.await_told("WATCHDOG=1");
+        drop(squatter);
+        watcher.await_told("STATUS=the rules are in force");
+
+        watcher.be_patient_for(Duration::from_secs(1));
+        kill(watcher.pid(), Signal::SIGSTOP).unwrap();
+        while let Some(told) = watcher.tells() {
+            assert_eq!(told, "WATCHDOG=1", "of before it stood still");
+        }
+        kill(watcher.pid(), Signal::SIGCONT).unwrap();
+        watcher.await_told("WATCHDOG=1");
+    });
+}
+
+#[test]
+fn told_to_end_it_says_so_and_leaves_the_rules_but_for_its_own_table() {
+    in_network(|_| {
+        let (_directory, config) = config(NFT, "");
+        Watcher::start(&config).stop();
+        assert_eq!(nft::output(&["list", "tables"]), "table inet imdsfw\n");
+        assert!(NFT.drift().is_empty());
+    });
+}
+
+#[test]
+fn it_is_not_ready_where_the_rules_cannot_be_loaded() {
+    in_network(|_| {
+        let (_directory, config) = config(NFT, "");
+        let _squatter = nft::Owner::of("add table inet imdsfw { flags owner; }\n");
+        wait_for("its table", || {
+            let tables = nft::output(&["list", "tables"]);
+            (!tables.is_empty()).then_some(())
+        });
+        let mut command = Watcher::command("+net_admin", &config);
+        command.stderr(Stdio::null());
+        let mut watcher = Watcher::start_by(command, &config);
+        assert_eq!(watcher.await_end().code(), Some(1));
+        watcher.be_patient_for(Duration::from_millis(1));
+        assert_eq!(watcher.tells(), None);
+    });
+}
+
+#[test]
+fn what_is_flushed_while_it_starts_is_restored() {
+    in_network(|_| {
+        let (directory, config) = config(NFT, "");
+        // Flushes once the rules are loaded and verified.
+        let nft = directory.path().join("nft");
+        let script = "#!/bin/sh\n\
+                      PATH=/usr/sbin:/sbin:/usr/bin:/bin\n\
+                      if [ \"$1\" = -i ]; then nft flush ruleset; fi\n\
+                      exec nft \"$@\"\n";
+        fs::write(&nft, script).unwrap();
+        fs::set_permissions(&nft, Permissions::from_mode(0o755)).unwrap();
+        let mut command = Watcher::command("+net_admin", &config);
+        let path = std::env::var("PATH").unwrap();
+        command.env("PATH", format!("{}:{path}", directory.path().display()));
+        let watcher = Watcher::start_by(command, &config);
+        watcher.await_told("READY=1");
+        await_restored(NFT);
     });
 }

@@ -39,6 +39,8 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_epoll_pwait,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_epoll_wait,
+    // The machine's name.
+    libc::SYS_uname,
     // The log, the policy, names of cgroups.
     libc::SYS_openat,
     libc::SYS_fstat,

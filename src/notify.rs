@@ -28,7 +28,7 @@ impl Manager {
     }
 
     /// How long it may go without [`Manager::alive`], if it watches.
-    pub(super) fn watchdog(&self) -> Option<Duration> {
+    pub(crate) fn watchdog(&self) -> Option<Duration> {
         self.watchdog
     }
 
@@ -36,7 +36,7 @@ impl Manager {
         self.tell("READY=1");
     }
 
-    pub(super) fn stopping(&self) {
+    pub(crate) fn stopping(&self) {
         self.tell("STOPPING=1");
     }
 
@@ -44,8 +44,14 @@ impl Manager {
         self.tell("WATCHDOG=1");
     }
 
+    /// How it stands, in words for an admin.
+    pub(crate) fn status(&self, words: &str) {
+        // A line of its own would be a message of its own.
+        self.tell(&format!("STATUS={}", words.replace('\n', " ")));
+    }
+
     /// To be followed by [`Manager::ready`].
-    pub(super) fn reloading(&self) {
+    pub(crate) fn reloading(&self) {
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
         let now = now.as_micros();
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={now}"));
