@@ -17,7 +17,7 @@ use nix::sys::time::TimeSpec;
 use super::budget::Budget;
 use super::confine::{ConfineError, give_up, restrict_calls};
 use super::dial::dial;
-use super::scan::{Scanner, Wanted};
+use super::scan::{Abandoned, Scanner, Sighting, Wanted};
 use super::{Answer, QUESTION_LEN, Question, READY, Reply, RunAs, Seen, Urgency};
 use crate::ids::Uid;
 
@@ -186,7 +186,13 @@ impl Serving {
             .collect();
         let start = Instant::now();
         self.last_pass = Some(start);
-        let done = self.scanner.pass(&mut wanted, start + PASS_MAX);
+        let until = start + PASS_MAX;
+        let mut done = self.scanner.pass(&mut wanted, until);
+        if done == Err(Abandoned::Unreadable) {
+            // As while a process ends or becomes another: once more, anew.
+            wanted.values_mut().for_each(|it| *it = Sighting::default());
+            done = self.scanner.pass(&mut wanted, until);
+        }
         self.budget.spend(start, start.elapsed());
         for question in waiting {
             let seen = wanted.get(&question.inode);
