@@ -18,8 +18,10 @@ use crate::request::CanonicalPath;
 
 /// A thousand clients that come at once at boot come within this.
 const CREDENTIALS_FOR: Duration = Duration::from_secs(5);
-/// SDKs take less than about 25 minutes for an outage, and ask anew.
-const LEFT_MIN: Duration = Duration::from_secs(30 * 60);
+/// SDKs take less than about 25 minutes for an outage, and ask anew. Half an
+/// hour must be left when the answer arrives, and before it leaves it may wait
+/// for the witness and for its record: hence some seconds more.
+const LEFT_MIN: Duration = Duration::from_secs(30 * 60 + 5);
 /// Of all bodies together, and of one, in bytes.
 const BYTES_MAX: usize = 1024 * 1024;
 const BODY_MAX: usize = 64 * 1024;
