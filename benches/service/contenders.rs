@@ -14,6 +14,7 @@ use crate::common::http::{V4, token};
 use crate::common::net::Net;
 use crate::common::nft;
 use crate::common::user::ALICE;
+use crate::meter;
 
 /// One way to the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,18 +134,10 @@ impl<'n> Running<'n> {
         };
         let mut all = roots.clone();
         for root in roots {
-            all.extend(children(root));
+            all.extend(meter::children(root));
         }
         all
     }
-}
-
-fn children(of: i32) -> Vec<i32> {
-    let path = format!("/proc/{of}/task/{of}/children");
-    let text = fs::read_to_string(path).unwrap_or_default();
-    text.split_whitespace()
-        .map(|it| it.parse().unwrap())
-        .collect()
 }
 
 /// A server with files of its own; ends with this.

@@ -1,11 +1,12 @@
 //! What the firewall costs, end to end: each contender on a host of its own
 //! (network namespaces that end with this process), in turn, in one run.
 //!
-//! `cargo bench --bench service` prints one table and writes
-//! `target/bench/service.json`. It needs root, nginx, haproxy, wrk and strace:
-//! `.ci/bench` installs them. Identity, policy, tokens and the audit file are
-//! on wherever imdsfw runs; its `[limits]` are off. Ratios are medians of
-//! rounds, in each of which every contender has its turn.
+//! `cargo bench --bench service` prints its tables and writes
+//! `target/bench/service.json`; with names of parts, those alone. It needs
+//! root, nginx, haproxy, wrk and strace: `.ci/bench` installs them. Identity,
+//! policy, tokens and the audit file are on wherever imdsfw runs; its
+//! `[limits]` are off where nothing else is said. Ratios are medians of rounds,
+//! in each of which everybody has a turn.
 
 #![allow(
     clippy::unwrap_used,
@@ -20,10 +21,21 @@
 #[path = "../../tests/common/mod.rs"]
 mod common;
 
+mod client;
 mod contenders;
+mod footprint;
+mod growth;
+mod hammer;
+mod hosts;
 mod meter;
+mod openloop;
+mod resolve;
+mod rotation;
 mod table;
+mod teams;
+mod thousand;
 mod throughput;
+mod workers;
 mod wrk;
 
 use std::os::unix::process::CommandExt as _;
@@ -38,11 +50,23 @@ use serde_json::{Map, Value};
 /// Set inside the process namespace that the bench runs in.
 const INSIDE: &str = "IMDSFW_BENCH_INSIDE";
 
+/// The parts by their names, in order.
+const PARTS: [(&str, fn(&Args) -> Value); 8] = [
+    ("throughput", throughput::run),
+    ("resolve", resolve::run),
+    ("thousand", thousand::run),
+    ("hammer", hammer::run),
+    ("openloop", openloop::run),
+    ("growth", growth::run),
+    ("footprint", footprint::run),
+    ("rotation", rotation::run),
+];
+
 /// Measures the firewall beside other proxies.
 #[derive(Parser, Clone, Debug)]
 struct Args {
     /// Only these parts.
-    #[arg(value_parser = ["throughput"])]
+    #[arg(value_parser = PARTS.map(|(name, _)| name))]
     parts: Vec<String>,
     /// Only these contenders.
     #[arg(long, value_delimiter = ',')]
@@ -56,6 +80,9 @@ struct Args {
     /// Connections, each a row.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 256])]
     connections: Vec<usize>,
+    /// Everything once, and little of it: whether the bench works.
+    #[arg(long)]
+    smoke: bool,
     /// Where the figures go as JSON.
     #[arg(long, default_value = "target/bench/service.json")]
     json: PathBuf,
@@ -64,8 +91,30 @@ struct Args {
     bench: bool,
 }
 
+impl Args {
+    /// The rounds that are measured, after one that warms up.
+    fn rounds<T>(&self, mut round: impl FnMut() -> T) -> Vec<T> {
+        if !self.smoke {
+            round();
+        }
+        (0..self.rounds).map(|_| round()).collect()
+    }
+
+    /// So many of whatever is measured.
+    fn count(&self, usual: usize) -> usize {
+        if self.smoke { usual / 50 + 2 } else { usual }
+    }
+}
+
 fn main() {
-    let args = Args::parse();
+    if let Ok(work) = std::env::var(workers::WORK) {
+        return workers::work(&work);
+    }
+    let mut args = Args::parse();
+    if args.smoke {
+        args.rounds = 1;
+        args.connections = vec![16];
+    }
     assert!(
         geteuid().is_root(),
         "this bench makes network namespaces: run it as root"
@@ -81,10 +130,13 @@ fn main() {
             .exec();
         panic!("unshare: {error}");
     }
+    hosts::many_descriptors();
     let wants = |part: &str| args.parts.is_empty() || args.parts.iter().any(|it| it == part);
     let mut figures = Map::new();
-    if wants("throughput") {
-        figures.insert("throughput".into(), throughput::run(&args));
+    for (part, run) in PARTS {
+        if wants(part) {
+            figures.insert(part.into(), run(&args));
+        }
     }
     if let Some(directory) = args.json.parent() {
         std::fs::create_dir_all(directory).unwrap();

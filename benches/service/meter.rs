@@ -23,6 +23,15 @@ pub(crate) fn processor_time(processes: &[i32]) -> Duration {
     Duration::from_nanos(nanoseconds.sum())
 }
 
+/// The processes that this one has started.
+pub(crate) fn children(of: i32) -> Vec<i32> {
+    let path = format!("/proc/{of}/task/{of}/children");
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.split_whitespace()
+        .map(|it| it.parse().unwrap())
+        .collect()
+}
+
 /// Memory that is in use, in KiB.
 pub(crate) fn resident(process: i32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();

@@ -1,17 +1,14 @@
 //! How many requests a second, how long each takes, what it costs.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::Args;
-use crate::common::net::in_network;
 use crate::contenders::{ALL, Contender, Running};
-use crate::meter;
-use crate::table::{Table, median};
+use crate::table::{Table, cell, median};
 use crate::wrk::{Load, Persistence, load};
+use crate::{meter, teams};
 
 /// What one contender is asked to do.
 enum Turn {
@@ -27,36 +24,13 @@ struct Sample {
     calls: f64,
 }
 
-/// A contender on a thread of its own, in namespaces of its own.
-struct Team {
-    contender: Contender,
-    turns: SyncSender<Turn>,
-    samples: Receiver<Sample>,
-}
+type Team = teams::Team<Turn, Sample>;
 
-impl Team {
-    fn new(contender: Contender) -> Self {
-        let (turns, to_do) = sync_channel::<Turn>(1);
-        let (done, samples) = sync_channel(1);
-        thread::spawn(move || {
-            in_network(move |net| {
-                let running = Running::start(net, contender);
-                while let Ok(turn) = to_do.recv() {
-                    done.send(take(&running, turn)).unwrap();
-                }
-            });
-        });
-        Self {
-            contender,
-            turns,
-            samples,
-        }
-    }
-
-    fn take(&self, turn: Turn) -> Sample {
-        self.turns.send(turn).unwrap();
-        self.samples.recv().unwrap()
-    }
+fn team(contender: Contender) -> Team {
+    Team::new(move |net, turns| {
+        let running = Running::start(net, contender);
+        turns.serve(|turn| take(&running, turn));
+    })
 }
 
 fn take(running: &Running, turn: Turn) -> Sample {
@@ -83,9 +57,28 @@ fn take(running: &Running, turn: Turn) -> Sample {
     }
 }
 
+const COLUMNS: [&str; 8] = [
+    "req/s", "direct", "nginx", "p50 µs", "p99 µs", "cpu µs", "calls", "RSS KiB",
+];
+
+fn cells(row: &Value) -> [String; 8] {
+    [
+        ("requests_per_second", 0),
+        ("to_direct", 2),
+        ("to_nginx_redirected", 2),
+        ("p50_us", 0),
+        ("p99_us", 0),
+        ("cpu_us_per_request", 1),
+        ("system_calls_per_request", 1),
+        ("rss_kib", 0),
+    ]
+    .map(|(key, digits)| cell(row[key].as_f64(), digits))
+}
+
 pub(crate) fn run(args: &Args) -> Value {
     let wanted = |it: &Contender| args.only.is_empty() || args.only.iter().any(|o| o == it.name());
-    let teams: Vec<_> = ALL.into_iter().filter(wanted).map(Team::new).collect();
+    let contenders: Vec<_> = ALL.into_iter().filter(wanted).collect();
+    let teams: Vec<_> = contenders.iter().map(|it| team(*it)).collect();
     let mut figures = Vec::new();
     for persistence in [Persistence::Close, Persistence::KeepAlive] {
         let calls: Vec<_> = teams
@@ -94,30 +87,22 @@ pub(crate) fn run(args: &Args) -> Value {
             .collect();
         for connections in &args.connections {
             let turn = || Turn::Load(persistence, *connections, args.turn);
-            let mut rounds: Vec<Vec<Sample>> = Vec::new();
-            for round in 0..=args.rounds {
-                eprint!("\r{} {connections}: round {round} ", persistence.name());
-                let samples = teams.iter().map(|team| team.take(turn())).collect();
-                // The first warms up.
-                if round > 0 {
-                    rounds.push(samples);
-                }
-            }
-            eprint!("\r{:40}\r", "");
+            let rounds: Vec<Vec<Sample>> =
+                args.rounds(|| teams.iter().map(|team| team.take(turn())).collect());
             let title = format!("{}, {connections} connections", persistence.name());
-            let mut table = Table::new(&title);
-            for (at, team) in teams.iter().enumerate() {
+            let mut table = Table::new(title, &COLUMNS);
+            for (at, contender) in contenders.iter().enumerate() {
                 let of = |figure: &dyn Fn(&Sample) -> f64| {
                     median(rounds.iter().map(|round| figure(&round[at])))
                 };
                 let ratio = |to: Contender| {
-                    let other = teams.iter().position(|team| team.contender == to)?;
+                    let other = contenders.iter().position(|it| *it == to)?;
                     Some(median(rounds.iter().map(|round| {
                         round[at].load.per_second / round[other].load.per_second
                     })))
                 };
                 let row = json!({
-                    "contender": team.contender.name(),
+                    "contender": contender.name(),
                     "persistence": persistence.name(),
                     "connections": connections,
                     "requests_per_second": of(&|it| it.load.per_second).round(),
@@ -132,7 +117,7 @@ pub(crate) fn run(args: &Args) -> Value {
                     "system_calls_per_request": calls[at],
                     "rss_kib": of(&|it| it.rss_kib as f64),
                 });
-                table.row(&row);
+                table.row(contender.name(), cells(&row));
                 figures.push(row);
             }
             table.print();
