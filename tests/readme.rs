@@ -214,6 +214,29 @@ fn its_map_is_the_house() {
     }
 }
 
+/// The figures are of one run; what they are called is what the bench prints.
+#[test]
+fn its_tables_of_figures_are_those_that_the_bench_prints() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    assert!(README.contains("`.ci/bench`"));
+    let script = fs::read_to_string(root.join(".ci/bench")).unwrap();
+    assert!(script.contains(" --bench service "));
+    let mut source = String::new();
+    for entry in fs::read_dir(root.join("benches/service")).unwrap() {
+        let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+        source.extend(text.split_whitespace().flat_map(|word| [word, " "]));
+    }
+    let tables: Vec<_> = below("bench").trim_end().split("\n\n").collect();
+    assert!(tables.len() > 7, "a part is missing");
+    for table in tables {
+        let head = table.lines().nth(1).unwrap();
+        let columns: Vec<_> = head.split("  ").map(str::trim).collect();
+        let columns = columns.into_iter().filter(|column| !column.is_empty());
+        let quoted: Vec<_> = columns.map(|column| format!("{column:?}")).collect();
+        assert!(source.contains(&quoted.join(", ")), "{head}");
+    }
+}
+
 /// What `.ci/attacks` runs is just what tests say they have tried both ways.
 #[test]
 fn the_attacks_that_it_names_are_those_that_the_tests_try() {

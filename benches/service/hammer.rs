@@ -137,8 +137,7 @@ fn team() -> Team {
 
 pub(crate) fn run(args: &Args) -> Value {
     let team = team();
-    let round = |_| LOADS.map(|load| team.take((load, args.count(100))));
-    let rounds: Vec<_> = (0..args.rounds).map(round).collect();
+    let rounds = args.rounds(|| LOADS.map(|load| team.take((load, args.count(100)))));
     let mut table = Table::new(
         "a resolve while another user hammers, the service taking 1 ms",
         &["p50 ms", "to quiet", "p99 ms", "to quiet"],

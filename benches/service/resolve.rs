@@ -1,13 +1,12 @@
 //! What a program waits for its credentials, three requests on a new
 //! connection, where the service takes a millisecond for each.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::Args;
 use crate::client::resolve;
-use crate::common::user::User;
 use crate::hosts::{Crowd, client, prepared, start, unguarded};
 use crate::table::{Table, Times, cell, median};
 use crate::teams;
@@ -41,54 +40,54 @@ impl Way {
 
     fn team(self) -> Team {
         Team::new(move |net, turns| {
-            if self == Self::Direct {
-                let _host = unguarded(net, &SIM);
-                turns.serve(|count| (0..count).map(|_| once()).collect());
-                return;
-            }
-            let memory = match self {
-                Self::Forgetful => "memory.enabled = false",
-                _ => "memory.enabled = true",
+            let guarded = |memory: &str| {
+                let mut host = prepared(net, &SIM, memory);
+                start(&mut host);
+                host
             };
-            let mut host = prepared(net, &SIM, memory);
-            start(&mut host);
-            let started = self == Self::Started;
-            turns.serve(|count| {
-                let one = |_| {
-                    if started {
+            match self {
+                Self::Direct => {
+                    let _host = unguarded(net, &SIM);
+                    turns.serve(|count| (0..count).map(|_| once()).collect());
+                }
+                Self::Started => {
+                    let mut host = guarded("memory.enabled = true");
+                    let mut once_started = || {
                         host.stop_daemon();
                         host.start_daemon();
-                    }
-                    once()
-                };
-                if !started {
-                    once();
+                        once()
+                    };
+                    turns.serve(|count| (0..count / 20 + 1).map(|_| once_started()).collect());
                 }
-                let count = if started { count / 20 + 1 } else { count };
-                (0..count).map(one).collect()
-            });
+                Self::Forgetful => {
+                    let _host = guarded("memory.enabled = false");
+                    turns.serve(|count| (0..count).map(|_| once()).collect());
+                }
+                Self::Memory => {
+                    let _host = guarded("memory.enabled = true");
+                    turns.serve(|count| {
+                        // What memory holds of credentials ends after seconds.
+                        once();
+                        (0..count).map(|_| once()).collect()
+                    });
+                }
+            }
         })
     }
 }
 
 type Team = teams::Team<usize, Times>;
 
-fn once() -> std::time::Duration {
-    let user: User = client(0);
+fn once() -> Duration {
     let start = Instant::now();
-    resolve(user).unwrap_or_else(|why| panic!("no credentials: {why:?}"));
+    resolve(client(0)).unwrap_or_else(|why| panic!("no credentials: {why:?}"));
     start.elapsed()
 }
 
 pub(crate) fn run(args: &Args) -> Value {
     let teams = WAYS.map(Way::team);
-    let measure = || -> Vec<Vec<Times>> {
-        let round = |_| {
-            let turns = teams.iter().map(|team| team.take(args.count(100)));
-            turns.collect()
-        };
-        (0..args.rounds).map(round).collect()
-    };
+    let round = || teams.each_ref().map(|team| team.take(args.count(100)));
+    let measure = || args.rounds(round);
     let few = measure();
     let crowd = Crowd::new(MORE_PROCESSES);
     let many = measure();
@@ -100,8 +99,9 @@ pub(crate) fn run(args: &Args) -> Value {
     );
     let mut figures = Vec::new();
     for (at, way) in WAYS.into_iter().enumerate() {
-        let half = |rounds: &[Vec<Times>]| {
-            let of = |figure: &dyn Fn(&[Times]) -> f64| median(rounds.iter().map(|it| figure(it)));
+        let half = |rounds: &[[Times; 4]]| {
+            let of =
+                |figure: &dyn Fn(&[Times; 4]) -> f64| median(rounds.iter().map(|it| figure(it)));
             [
                 of(&|round| round[at].ms(0.5)),
                 of(&|round| round[at].ms(0.99)),
