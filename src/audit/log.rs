@@ -309,7 +309,10 @@ impl Writing {
         loop {
             let (batch, reopen, closing) = self.wait();
             self.reopening |= reopen;
-            match self.ready_file(batch.is_awaited()).and_then(|()| self.write(&batch)) {
+            match self
+                .ready_file(batch.is_awaited())
+                .and_then(|()| self.write(&batch))
+            {
                 Ok(()) if batch.entries.is_empty() => {}
                 Ok(()) => {
                     batch.tell();
