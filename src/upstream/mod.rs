@@ -22,6 +22,9 @@ use hyper::header::HeaderName;
 use tokio::time::{Instant, timeout_at};
 
 pub use answer::Answer;
+pub(crate) use wire::Expects;
+#[cfg(any(test, fuzzing))]
+pub(crate) use wire::{After, arriving};
 
 use crate::authorize::{Access, Ask, Permit};
 use crate::config::Config;
@@ -32,7 +35,6 @@ use flights::Flights;
 use memory::{Key, Memory};
 use pool::Pool;
 use token::OwnToken;
-use wire::Expects;
 
 pub(crate) const TOKEN: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token");
 /// The TTL header, of token requests and of answers.
