@@ -227,8 +227,13 @@ fn the_defaults_of_units_and_program_agree() {
     assert_eq!(words(&daemon, "User"), [config.user.as_str()]);
     let witness = read("systemd/imdsfw-witness.service");
     assert_eq!(words(&witness, "User"), [config.witness_user.as_str()]);
-    let asked = beside_control("witness/witness.sock");
-    assert!(words(&witness, "ExecStart").contains(&asked.as_str()));
+    let connects = beside_control("witness.sock");
+    assert!(words(&witness, "ExecStart").contains(&connects.as_str()));
+    assert_eq!(words(&socket, "ListenSequentialPacket"), [connects]);
+    // What stands at their end sees who connects; nobody else gets so far.
+    assert_eq!(words(&socket, "SocketUser"), [""; 0]);
+    assert_eq!(words(&socket, "SocketGroup"), words(&witness, "Group"));
+    assert_eq!(words(&socket, "SocketMode"), ["0660"]);
     let log = config.audit.file.display().to_string();
     assert!(read("logrotate").contains(&format!("\n{log} {{\n")));
     for (key, directory) in [

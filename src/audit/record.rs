@@ -37,6 +37,12 @@ pub enum Event {
     /// Accepting pauses: the host or the process has no descriptor left.
     #[serde(rename = "daemon.overloaded")]
     DaemonOverloaded,
+    /// Nobody can say who holds a connection: no credentials leave.
+    #[serde(rename = "daemon.witness_gone")]
+    WitnessGone,
+    /// There is a witness again.
+    #[serde(rename = "daemon.witness_back")]
+    WitnessBack,
     /// The kernel rules had been changed; what was, and by whom.
     #[serde(rename = "rules.drift")]
     RulesDrift,

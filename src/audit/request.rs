@@ -28,8 +28,8 @@ pub struct Pending {
     id: String,
     address: ClientAddr,
     mode: Mode,
-    /// Filled in as it becomes known.
-    pub facts: Facts,
+    /// Filled in as it becomes known. Boxed, since a record is handed on often.
+    pub facts: Box<Facts>,
     state: State,
 }
 
@@ -148,7 +148,7 @@ impl Pending {
             id: log.next_id(),
             address,
             mode,
-            facts: Facts::default(),
+            facts: Box::default(),
             state: State::Open,
         }
     }

@@ -17,15 +17,13 @@ use nix::sys::socket::{
 };
 
 use crate::ids::{ClientAddr, MetadataAddr, Uid, unmapped};
+use crate::sys::netlink::{self, Fields, Message, NLMSG_ERROR};
 
-// linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h, net/tcp_states.h.
-const NLMSG_ERROR: u16 = 2;
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const NLM_F_REQUEST: u16 = 1;
+// linux/sock_diag.h, linux/inet_diag.h, net/tcp_states.h.
+pub(crate) const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const TCP_ESTABLISHED: u8 = 1;
 const INET_DIAG_CGROUP_ID: u16 = 21;
 const NO_COOKIE: u64 = u64::MAX;
-const REQUEST_LEN: u32 = 72;
 
 /// The two ends of a connection as the client's own socket has them: its
 /// address, and the metadata address it connected to.
@@ -101,6 +99,8 @@ pub struct SockDiag {
     fd: OwnedFd,
     seq: u32,
     own_uid: Uid,
+    /// Kept from one to the next.
+    request: Vec<u8>,
 }
 
 impl SockDiag {
@@ -110,6 +110,7 @@ impl SockDiag {
             fd: open()?,
             seq: 0,
             own_uid,
+            request: Vec::new(),
         })
     }
 
@@ -144,8 +145,9 @@ impl SockDiag {
 
     fn ask(&mut self, of: ClientSocket, cookie: u64) -> Result<SocketOwner, CallerUnknown> {
         self.seq = self.seq.wrapping_add(1);
-        let request = request(of, cookie, self.seq).ok_or(CallerUnknown::OtherSocket)?;
-        send(self.fd.as_raw_fd(), &request, MsgFlags::empty()).map_err(CallerUnknown::Netlink)?;
+        request(&mut self.request, of, cookie, self.seq).ok_or(CallerUnknown::OtherSocket)?;
+        send(self.fd.as_raw_fd(), &self.request, MsgFlags::empty())
+            .map_err(CallerUnknown::Netlink)?;
         let mut buffer = [0; 1024];
         // A reply to an earlier question can only be left over from one whose
         // reading failed; what is behind it is ours.
@@ -176,34 +178,40 @@ pub(crate) fn open() -> Result<OwnedFd, Errno> {
     Ok(fd)
 }
 
-/// `nlmsghdr` and `inet_diag_req_v2`.
-fn request(of: ClientSocket, cookie: u64, seq: u32) -> Option<Vec<u8>> {
+/// One for one socket: an `inet_diag_req_v2`.
+fn request(to: &mut Vec<u8>, of: ClientSocket, cookie: u64, seq: u32) -> Option<()> {
     let (client, service) = (of.client.get(), of.service.0);
     let family = match (client, service) {
         (SocketAddr::V4(_), SocketAddr::V4(_)) => libc::AF_INET,
         (SocketAddr::V6(_), SocketAddr::V6(_)) => libc::AF_INET6,
         _ => return None,
     };
-    let mut out = Vec::with_capacity(72);
-    out.extend(REQUEST_LEN.to_ne_bytes());
-    out.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    out.extend(NLM_F_REQUEST.to_ne_bytes());
-    out.extend(seq.to_ne_bytes());
-    out.extend(0u32.to_ne_bytes());
-    out.extend([
-        u8::try_from(family).ok()?,
-        u8::try_from(libc::IPPROTO_TCP).ok()?,
+    let interface = 0u32;
+    netlink::request(
+        to,
+        SOCK_DIAG_BY_FAMILY,
         0,
-        0,
-    ]);
-    out.extend((1u32 << TCP_ESTABLISHED).to_ne_bytes());
-    out.extend(client.port().to_be_bytes());
-    out.extend(service.port().to_be_bytes());
-    out.extend(address(client.ip()));
-    out.extend(address(service.ip()));
-    out.extend(0u32.to_ne_bytes());
-    out.extend(cookie.to_ne_bytes());
-    Some(out)
+        seq,
+        &[
+            &of_tcp(u8::try_from(family).ok()?, 1 << TCP_ESTABLISHED),
+            &client.port().to_be_bytes(),
+            &service.port().to_be_bytes(),
+            &address(client.ip()),
+            &address(service.ip()),
+            &interface.to_ne_bytes(),
+            &cookie.to_ne_bytes(),
+        ],
+    );
+    Some(())
+}
+
+/// What an `inet_diag_req_v2` has before the `inet_diag_sockid`: family,
+/// protocol, two fields unused, and a bit for each state.
+pub(crate) fn of_tcp(family: u8, states: u32) -> [u8; 8] {
+    /// IPPROTO_TCP.
+    const TCP: u8 = 6;
+    let [s0, s1, s2, s3] = states.to_ne_bytes();
+    [family, TCP, 0, 0, s0, s1, s2, s3]
 }
 
 fn address(ip: IpAddr) -> [u8; 16] {
@@ -244,25 +252,20 @@ struct Reply {
 
 impl Reply {
     /// `None` for a message that is no reply to question `seq`.
-    fn parse(message: &[u8], seq: u32) -> Option<Result<Self, CallerUnknown>> {
-        let mut fields = Fields(message);
-        let len = usize::try_from(u32::from_ne_bytes(fields.take()?)).ok()?;
-        let kind = u16::from_ne_bytes(fields.take()?);
-        let _flags: [u8; 2] = fields.take()?;
-        if u32::from_ne_bytes(fields.take()?) != seq || len > message.len() {
+    fn parse(datagram: &[u8], seq: u32) -> Option<Result<Self, CallerUnknown>> {
+        let (message, _) = Message::parse(datagram)?;
+        if message.seq != seq {
             return None;
         }
-        let _pid: [u8; 4] = fields.take()?;
-        match kind {
-            NLMSG_ERROR => {
-                let errno = Errno::from_raw(i32::from_ne_bytes(fields.take()?).saturating_neg());
-                Some(Err(match errno {
-                    Errno::ENOENT => CallerUnknown::NoSocket,
-                    errno => CallerUnknown::Netlink(errno),
-                }))
-            }
+        match message.kind {
+            NLMSG_ERROR => Some(Err(match message.outcome() {
+                Err(Errno::ENOENT) => CallerUnknown::NoSocket,
+                Err(errno) => CallerUnknown::Netlink(errno),
+                // No acknowledgement was asked for.
+                Ok(()) => CallerUnknown::Netlink(Errno::EBADMSG),
+            })),
             SOCK_DIAG_BY_FAMILY => {
-                Some(Self::fields(fields).ok_or(CallerUnknown::Netlink(Errno::EBADMSG)))
+                Some(Self::fields(message.payload).ok_or(CallerUnknown::Netlink(Errno::EBADMSG)))
             }
             _ => None,
         }
@@ -286,6 +289,7 @@ impl Reply {
             inode: u32::from_ne_bytes(fields.take()?),
             cgroup: fields
                 .attribute(INET_DIAG_CGROUP_ID)
+                .and_then(|id| id.try_into().ok())
                 .map(u64::from_ne_bytes),
         })
     }
@@ -319,30 +323,6 @@ pub(crate) fn ip(family: u8, bytes: [u8; 16]) -> Option<IpAddr> {
         libc::AF_INET => bytes.first_chunk::<4>().map(|v4| IpAddr::from(*v4)),
         libc::AF_INET6 => Some(Ipv6Addr::from(bytes).into()),
         _ => None,
-    }
-}
-
-/// Numbers and addresses, read from the front of a message.
-pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
-
-impl Fields<'_> {
-    pub(crate) fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (field, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(*field)
-    }
-
-    /// The payload of the first attribute of a kind, if it has the size asked for.
-    fn attribute<const N: usize>(mut self, wanted: u16) -> Option<[u8; N]> {
-        loop {
-            let len = usize::from(u16::from_ne_bytes(self.take()?));
-            let kind = u16::from_ne_bytes(self.take()?);
-            let payload = self.0.get(..len.checked_sub(4)?)?;
-            if kind == wanted {
-                return payload.try_into().ok();
-            }
-            self.0 = self.0.get(payload.len().next_multiple_of(4)..)?;
-        }
     }
 }
 

@@ -15,16 +15,15 @@ use nix::unistd::{Gid, Uid, chown};
 use socket2::SockRef;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::net::UnixStream;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
+use super::acceptor::Acceptor;
 use crate::audit::{Event, Log};
 use crate::proxy::Guards;
 use crate::watch::report::Report;
 
 /// A watcher that says nothing for so long is gone.
 const SILENCE: Duration = Duration::from_secs(3);
-/// How long accepting rests when it fails, as without a descriptor left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Listens where the watcher looks for the daemon. Everybody may connect: a
 /// watcher with CAP_NET_ADMIN alone is not above file permissions. Who did,
@@ -46,9 +45,7 @@ pub(super) fn listen(path: &Path, uid: Uid, gid: Gid) -> io::Result<UnixListener
     let before = umask(Mode::from_bits_truncate(0o111));
     let listener = UnixListener::bind(path);
     umask(before);
-    let listener = listener?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+    listener
 }
 
 /// Listens again, as the daemon's own user: by that a watcher which connects
@@ -58,8 +55,7 @@ pub(super) fn claim(post: &UnixListener) -> io::Result<()> {
 }
 
 /// Hears the watcher for as long as the daemon lives.
-pub(super) async fn heed(listener: UnixListener, guards: Guards, log: Log) -> io::Result<()> {
-    let listener = tokio::net::UnixListener::from_std(listener)?;
+pub(super) async fn heed(mut root: Acceptor, guards: Guards, log: Log) {
     let mut post = Post {
         guards,
         log,
@@ -68,13 +64,7 @@ pub(super) async fn heed(listener: UnixListener, guards: Guards, log: Log) -> io
     let mut watcher: Option<Lines<BufReader<UnixStream>>> = None;
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) if is_root(&stream) => {
-                    watcher = Some(BufReader::new(stream).lines());
-                }
-                Ok(_) => {}
-                Err(_) => sleep(ACCEPT_PAUSE).await,
-            },
+            accepted = root.accept() => watcher = Some(BufReader::new(accepted).lines()),
             line = next(&mut watcher) => match line.as_deref().map(serde_json::from_str) {
                 Some(Ok(report)) => post.take(report),
                 // Ended, or no watcher of this version: its silence tells.
@@ -83,10 +73,6 @@ pub(super) async fn heed(listener: UnixListener, guards: Guards, log: Log) -> io
             () = silence(post.heard) => post.silent(),
         }
     }
-}
-
-fn is_root(stream: &UnixStream) -> bool {
-    stream.peer_cred().is_ok_and(|peer| peer.uid() == 0)
 }
 
 async fn next(watcher: &mut Option<Lines<BufReader<UnixStream>>>) -> Option<String> {

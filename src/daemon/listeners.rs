@@ -11,9 +11,12 @@ use std::path::Path;
 use socket2::{Protocol, SockRef, Type};
 
 use super::StartError;
+use crate::caller::witness;
+use crate::config::Config;
 use crate::ids::MetadataAddr;
 use crate::intercept::{Marks, RuleSet};
 use crate::proxy::Listener;
+use crate::watch::report;
 
 /// Why the sockets that were handed over are not the daemon's listeners.
 #[derive(Debug)]
@@ -28,56 +31,81 @@ pub enum HandedError {
     Missing(SocketAddr),
     /// One without the packet mark by which the rules know it, and its mark.
     Unmarked(SocketAddr, u32, Marks),
-    /// The one for the watcher, which could not be set up.
-    Post(io::Error),
     /// One that could not be set up.
     Failed(SocketAddr, io::Error),
 }
 
-/// Binds all listeners.
-pub(super) fn bind(rules: &RuleSet) -> Result<Vec<Listener>, StartError> {
-    let (port, mark) = (rules.listen_port(), rules.marks().listener);
-    let bind = |service: &MetadataAddr| {
-        Listener::bind(*service, port, mark)
-            .map_err(|error| StartError::Bind(service.0, port, error))
-    };
-    rules.destinations().iter().map(bind).collect()
+/// What the daemon listens on.
+pub(super) struct Sockets {
+    pub(super) listeners: Vec<Listener>,
+    /// For the watcher of the rules, if one was handed over.
+    pub(super) post: Option<UnixListener>,
+    /// For the witness, as well.
+    pub(super) witness: Option<UnixListener>,
 }
 
-/// Takes the handed sockets, if they are just those that [`bind`] would make,
-/// and perhaps one that listens at `post`, for the watcher of the rules. They
-/// are marked here where this process may do that.
-pub(super) fn adopt(
-    handed: Vec<OwnedFd>,
-    rules: &RuleSet,
-    post: &Path,
-) -> Result<(Vec<Listener>, Option<UnixListener>), HandedError> {
-    let mut found: Vec<Listener> = Vec::new();
-    let mut watched = None;
-    for (at, fd) in handed.into_iter().enumerate() {
-        if listens_at(&fd, post) {
-            let listener = UnixListener::from(fd);
-            listener.set_nonblocking(true).map_err(HandedError::Post)?;
-            watched = Some(listener);
-            continue;
+impl Sockets {
+    /// Binds all listeners.
+    pub(super) fn bind(rules: &RuleSet) -> Result<Self, StartError> {
+        let (port, mark) = (rules.listen_port(), rules.marks().listener);
+        let bind = |service: &MetadataAddr| {
+            Listener::bind(*service, port, mark)
+                .map_err(|error| StartError::Bind(service.0, port, error))
+        };
+        let listeners: Result<_, _> = rules.destinations().iter().map(bind).collect();
+        Ok(Self {
+            listeners: listeners?,
+            post: None,
+            witness: None,
+        })
+    }
+
+    /// Takes the handed sockets, if they are just those that [`Sockets::bind`]
+    /// would make, and those for the watcher and the witness. The listeners
+    /// are marked here where this process may do that.
+    pub(super) fn adopt(
+        handed: Vec<OwnedFd>,
+        rules: &RuleSet,
+        config: &Config,
+    ) -> Result<Self, HandedError> {
+        let mut sockets = Self {
+            listeners: Vec::new(),
+            post: None,
+            witness: None,
+        };
+        for (at, fd) in handed.into_iter().enumerate() {
+            if listens_at(&fd, &report::socket(config), Type::STREAM) {
+                sockets.post = Some(fd.into());
+            } else if listens_at(&fd, &witness::socket(config), Type::SEQPACKET) {
+                sockets.witness = Some(fd.into());
+            } else {
+                sockets.listen(at, fd, rules)?;
+            }
         }
+        let served = |it: &&MetadataAddr| sockets.has(**it);
+        match rules.destinations().iter().find(|it| !served(it)) {
+            Some(missing) => Err(HandedError::Missing(rules.listener(*missing))),
+            None => Ok(sockets),
+        }
+    }
+
+    fn listen(&mut self, at: usize, fd: OwnedFd, rules: &RuleSet) -> Result<(), HandedError> {
         let address = listening_on(&fd).map_err(|is| HandedError::NotListening(at, is))?;
         let mut destinations = rules.destinations().iter();
-        let service = destinations
+        let service = *destinations
             .find(|destination| rules.listener(**destination) == address)
             .ok_or(HandedError::Foreign(address))?;
-        if found.iter().any(|listener| listener.service == *service) {
+        if self.has(service) {
             return Err(HandedError::Twice(address));
         }
         let socket = std::net::TcpListener::from(fd);
         set_up(&socket, address, rules.marks())?;
-        let service = *service;
-        found.push(Listener { socket, service });
+        self.listeners.push(Listener { socket, service });
+        Ok(())
     }
-    let served = |it: &&MetadataAddr| found.iter().any(|listener| listener.service == **it);
-    match rules.destinations().iter().find(|it| !served(it)) {
-        Some(missing) => Err(HandedError::Missing(rules.listener(*missing))),
-        None => Ok((found, watched)),
+
+    fn has(&self, service: MetadataAddr) -> bool {
+        self.listeners.iter().any(|it| it.service == service)
     }
 }
 
@@ -97,11 +125,11 @@ fn set_up(
     socket.set_nonblocking(true).map_err(failed)
 }
 
-fn listens_at(fd: &OwnedFd, path: &Path) -> bool {
+fn listens_at(fd: &OwnedFd, path: &Path, kind: Type) -> bool {
     let socket = SockRef::from(fd);
     let address = socket.local_addr().ok();
     address.is_some_and(|it| it.as_pathname() == Some(path))
-        && socket.r#type().is_ok_and(|kind| kind == Type::STREAM)
+        && socket.r#type().is_ok_and(|it| it == kind)
         && socket.is_listener().unwrap_or(false)
 }
 
@@ -142,7 +170,6 @@ impl fmt::Display for HandedError {
                  {:#x} answer; set it in the socket unit, as `Mark={}`",
                 wanted.listener, wanted.listener
             ),
-            Self::Post(error) => write!(f, "the one for `imdsfw rules watch`: {error}"),
             Self::Failed(address, error) => write!(f, "the one on {address}: {error}"),
         }
     }

@@ -11,6 +11,7 @@ use crate::provider::Provider;
 use crate::request::{
     CanonicalPath, CanonicalRequest, Intent, PresentedToken, RawHead, Scan, Service, Ttl, scan,
 };
+use crate::sys::netlink::Message;
 use crate::token::{Moment, TokenError, TokenKey};
 use crate::upstream::{After, Answer, Expects, UpstreamError, arriving};
 
@@ -231,11 +232,21 @@ fn presented(token: &[u8]) -> Option<PresentedToken> {
     }
 }
 
-/// Replies of the kernel: whoever is named as the owner was named by the
-/// reply to this very question, about this very socket, established, with an
-/// inode, and is not the daemon. The fields are read a second time, at the
-/// offsets of `nlmsghdr` and `inet_diag_msg`.
+/// Messages of the kernel: any are read to their end. And replies: whoever is
+/// named as the owner was named by the reply to this very question, about this
+/// very socket, established, with an inode, and is not the daemon. The fields
+/// are read a second time, at the offsets of `nlmsghdr` and `inet_diag_msg`.
 pub fn netlink(message: &[u8]) {
+    let mut datagram = message;
+    while let Some((first, rest)) = Message::parse(datagram) {
+        let whole = first.payload.0.len() + 16;
+        assert!(whole + rest.len() <= datagram.len());
+        for kind in 0..32 {
+            let attribute = first.payload.attribute(kind);
+            assert!(attribute.is_none_or(|it| it.len() + 4 <= first.payload.0.len()));
+        }
+        datagram = rest;
+    }
     const SEQ: u32 = 7;
     const OWN: Uid = Uid(990);
     let client = SocketAddr::from(([10, 77, 0, 2], 40112));

@@ -13,21 +13,14 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
 
 use super::model::RuleSet;
-use crate::caller::sock_diag::{self, Fields};
+use crate::caller::sock_diag::{self, SOCK_DIAG_BY_FAMILY};
 use crate::ids::unmapped;
+use crate::sys::netlink::{self, Fields, Message, NLM_F_ACK, NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR};
 
-// linux/netlink.h, linux/sock_diag.h, net/tcp_states.h.
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
+// linux/sock_diag.h, net/tcp_states.h.
 const SOCK_DESTROY: u16 = 21;
-const NLM_F_REQUEST: u16 = 0x1;
-const NLM_F_ACK: u16 = 0x4;
-const NLM_F_DUMP: u16 = 0x300;
 /// All but TIME_WAIT, CLOSE, LISTEN and NEW_SYN_RECV, which hold no connection.
 const STATES: u32 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
-/// `nlmsghdr` and `inet_diag_req_v2`.
-const REQUEST_LEN: u32 = 72;
 
 /// What became of the connections older than the rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,17 +106,16 @@ impl Sockets {
     }
 
     fn connected(&mut self, family: u8, addresses: &[IpAddr]) -> Result<Vec<Id>, Errno> {
-        let dump = NLM_F_REQUEST | NLM_F_DUMP;
-        self.ask(SOCK_DIAG_BY_FAMILY, dump, family, &[0; 48])?;
+        self.ask(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, family, &[0; 48])?;
         let mut found = Vec::new();
         loop {
             let batch = self.receive()?;
             let mut rest = batch.as_slice();
-            while let Some((kind, message, next)) = message(rest, self.seq) {
-                match kind {
-                    NLMSG_DONE => return Ok(found),
-                    NLMSG_ERROR => return Err(error(message).unwrap_or(Errno::EBADMSG)),
-                    _ => found.extend(matching(message, addresses)),
+            while let Some((message, next)) = self.answer(rest) {
+                match message.kind {
+                    NLMSG_DONE => return message.outcome().map(|()| found),
+                    NLMSG_ERROR => return Err(message.outcome().err().unwrap_or(Errno::EBADMSG)),
+                    _ => found.extend(matching(message.payload, addresses)),
                 }
                 rest = next;
             }
@@ -131,28 +123,25 @@ impl Sockets {
     }
 
     fn destroy(&mut self, socket: &Id) -> Result<(), Errno> {
-        let flags = NLM_F_REQUEST | NLM_F_ACK;
-        self.ask(SOCK_DESTROY, flags, socket.family, &socket.id)?;
-        let answer = self.receive()?;
-        match message(&answer, self.seq) {
-            Some((NLMSG_ERROR, message, _)) => error(message).map_or(Ok(()), Err),
+        self.ask(SOCK_DESTROY, NLM_F_ACK, socket.family, &socket.id)?;
+        let received = self.receive()?;
+        match self.answer(&received) {
+            Some((message, _)) if message.kind == NLMSG_ERROR => message.outcome(),
             _ => Err(Errno::EBADMSG),
         }
     }
 
     fn ask(&mut self, kind: u16, flags: u16, family: u8, id: &[u8; 48]) -> Result<(), Errno> {
         self.seq = self.seq.wrapping_add(1);
-        let protocol = u8::try_from(libc::IPPROTO_TCP).map_err(|_| Errno::EPROTONOSUPPORT)?;
-        let mut request = Vec::with_capacity(72);
-        request.extend(REQUEST_LEN.to_ne_bytes());
-        request.extend(kind.to_ne_bytes());
-        request.extend(flags.to_ne_bytes());
-        request.extend(self.seq.to_ne_bytes());
-        request.extend(0u32.to_ne_bytes());
-        request.extend([family, protocol, 0, 0]);
-        request.extend(STATES.to_ne_bytes());
-        request.extend(id);
+        let mut request = Vec::new();
+        let of = sock_diag::of_tcp(family, STATES);
+        netlink::request(&mut request, kind, flags, self.seq, &[&of, id]);
         send(self.fd.as_raw_fd(), &request, MsgFlags::empty()).map(drop)
+    }
+
+    /// The first message, if it answers the last question, and what follows.
+    fn answer<'a>(&self, received: &'a [u8]) -> Option<(Message<'a>, &'a [u8])> {
+        Message::parse(received).filter(|(message, _)| message.seq == self.seq)
     }
 
     fn receive(&self) -> Result<Vec<u8>, Errno> {
@@ -163,32 +152,9 @@ impl Sockets {
     }
 }
 
-/// The kind and payload of the first message, if it answers question `seq`,
-/// and what follows it.
-fn message(bytes: &[u8], seq: u32) -> Option<(u16, &[u8], &[u8])> {
-    let mut fields = Fields(bytes);
-    let len = usize::try_from(u32::from_ne_bytes(fields.take()?)).ok()?;
-    let kind = u16::from_ne_bytes(fields.take()?);
-    let _flags: [u8; 2] = fields.take()?;
-    let is_ours = u32::from_ne_bytes(fields.take()?) == seq;
-    let payload = bytes.get(16..len)?;
-    let next = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
-    is_ours.then_some((kind, payload, next))
-}
-
-/// `None` for an acknowledgement, which is error 0.
-fn error(message: &[u8]) -> Option<Errno> {
-    match Fields(message).take().map(i32::from_ne_bytes) {
-        Some(0) => None,
-        Some(code) => Some(Errno::from_raw(code.saturating_neg())),
-        None => Some(Errno::EBADMSG),
-    }
-}
-
 /// From an `inet_diag_msg`: family, state, timer, retrans, then the id, which
 /// has the ports, the source and the destination.
-fn matching(message: &[u8], addresses: &[IpAddr]) -> Option<Id> {
-    let mut fields = Fields(message);
+fn matching(mut fields: Fields<'_>, addresses: &[IpAddr]) -> Option<Id> {
     let [family, ..]: [u8; 4] = fields.take()?;
     let id: [u8; 48] = fields.take()?;
     let destination = Fields(id.get(20..)?).take()?;

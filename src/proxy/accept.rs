@@ -34,6 +34,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// recorded again.
 const OVERLOAD_OVER: Duration = Duration::from_secs(10);
 
+/// Connections accepted before the requests of others have their turn.
+const IN_A_ROW: u32 = 8;
+
 /// How long after it was told to stop the daemon waits for the first request
 /// of a connection that it has accepted: its client has asked, as far as that
 /// client knows, and no other daemon can answer it.
@@ -80,6 +83,7 @@ impl Proxy {
         mut stop: watch::Receiver<bool>,
     ) {
         let mut exhausted: Option<Instant> = None;
+        let mut in_a_row = 0;
         loop {
             let accepted = tokio::select! {
                 () = stopped(&mut stop) => return,
@@ -96,7 +100,10 @@ impl Proxy {
                     }
                     // A queue of one user's connections may not keep the
                     // requests of others waiting until it is empty.
-                    tokio::task::yield_now().await;
+                    in_a_row = (in_a_row + 1) % IN_A_ROW;
+                    if in_a_row == 0 {
+                        tokio::task::yield_now().await;
+                    }
                 }
                 Err(error) if is_the_clients(&error) => {}
                 Err(error) => {
@@ -147,8 +154,6 @@ impl Proxy {
         (peer, _counted): (Peer, limits::Connection),
         mut stop: watch::Receiver<bool>,
     ) {
-        // An answer is one write; waiting to fill a segment only delays it.
-        let _ = stream.set_nodelay(true);
         let inbox = Arc::new(Inbox::default());
         let gate = Gate::new(stream, Arc::clone(&self.service), Arc::clone(&inbox));
         let stopping = stop.clone();
@@ -193,19 +198,19 @@ impl Proxy {
         };
         // With it the gate, which leaves behind what had begun to arrive.
         drop(connection);
-        match inbox.left_over() {
-            Some(LeftOver::Abandoned(part)) => {
-                self.abandoned(peer, part, cut_off).await;
-            }
-            Some(LeftOver::Refused(Ok(_))) => {
-                let disagreed = Rejected::of_bytes(Malformed::ParserDisagrees, b"");
-                let _ = self.serve(peer, Err(disagreed)).await;
-            }
-            Some(LeftOver::Refused(Err(rejected))) => {
-                let _ = self.serve(peer, Err(rejected)).await;
-            }
-            None => {}
+        if let Some(left_over) = inbox.left_over() {
+            // Boxed, so that not every connection has room for the rare case.
+            Box::pin(self.record_left_over(peer, left_over, cut_off)).await;
         }
+    }
+
+    async fn record_left_over(&self, peer: Peer, left_over: LeftOver, cut_off: bool) {
+        let rejected = match left_over {
+            LeftOver::Abandoned(part) => return self.abandoned(peer, part, cut_off).await,
+            LeftOver::Refused(Err(rejected)) => rejected,
+            LeftOver::Refused(Ok(_)) => Rejected::of_bytes(Malformed::ParserDisagrees, b""),
+        };
+        let _ = self.serve(peer, Err(rejected)).await;
     }
 }
 

@@ -132,6 +132,8 @@ pub(super) struct Gate {
     /// How many bytes at the front of the buffer hyper may have.
     released: usize,
     refused: bool,
+    /// How many have come on this connection.
+    heads: u32,
     deadline: Deadline,
     /// Runs while the client takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
@@ -146,6 +148,7 @@ impl Gate {
             buffer: BytesMut::new(),
             released: 0,
             refused: false,
+            heads: 0,
             deadline: Deadline::in_(HEAD_DEADLINE),
             stalled: None,
         }
@@ -174,6 +177,12 @@ impl Gate {
             Scan::Partial => return,
             Scan::Refused(malformed) => Err(Rejected::of_bytes(malformed, &self.buffer)),
             Scan::Whole { head, len } => {
+                if self.heads == 1 {
+                    // An answer is one write; waiting to fill a segment only
+                    // delays it, from the second one on.
+                    let _ = self.stream.set_nodelay(true);
+                }
+                self.heads = self.heads.saturating_add(1);
                 self.released = len;
                 CanonicalRequest::parse(&self.service, &head)
             }
@@ -317,8 +326,9 @@ impl Write for Gate {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    /// Dropped right behind this, the socket says goodbye by itself.
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -14,6 +14,7 @@ mod token;
 mod wire;
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -124,7 +125,9 @@ impl Upstream {
             .get(&permit.service())
             .ok_or(UpstreamError::Unreachable)?;
         let deadline = Instant::now() + self.timeout;
-        let fetch = service.fetch(permit.uid(), permit.ask());
+        // Handed on by reference: each call that takes it whole has room for it
+        // twice, and every connection would carry that.
+        let fetch = pin!(service.fetch(permit.uid(), permit.ask()));
         let outcome = match self.shared.as_ref().zip(sharable(&permit)) {
             Some((shared, key)) => timeout_at(deadline, shared.fetch(&key, fetch)).await,
             None => timeout_at(deadline, fetch).await,
@@ -145,11 +148,11 @@ impl Shared {
         key: &Key,
         fetch: impl Future<Output = Result<Answer, UpstreamError>>,
     ) -> Result<Answer, UpstreamError> {
-        let learn = async {
+        let learn = pin!(async {
             let answer = fetch.await?;
             self.memory().learn(key, &answer, SystemTime::now());
             Ok(answer)
-        };
+        });
         self.flights.share(key, learn).await
     }
 

@@ -16,6 +16,7 @@ use nix::sys::socket::{
 };
 
 use super::report::Changer;
+use crate::sys::netlink::Message;
 
 // linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h, linux/netfilter.h.
 const NFNLGRP_NFTABLES: u32 = 7;
@@ -27,10 +28,7 @@ const NFTA_GEN_PROC_NAME: u16 = 3;
 /// on: in every message about a table or something in it.
 const NFTA_TABLE: u16 = 1;
 const NFPROTO_INET: u8 = 1;
-const NLA_TYPE_MASK: u16 = 0x3fff;
 
-/// `nlmsghdr` and `nfgenmsg`.
-const HEADERS: usize = 20;
 /// For what comes while rules are verified or loaded.
 const QUEUE: usize = 8 * 1024 * 1024;
 /// Longer than any one datagram of these.
@@ -200,42 +198,31 @@ fn parse(
     ended: &mut Vec<Transaction>,
 ) -> Option<()> {
     while !datagram.is_empty() {
-        let len = usize::try_from(u32::from_ne_bytes(*datagram.first_chunk()?)).ok()?;
-        let message = datagram.get(..len)?;
-        datagram = datagram.get(len.next_multiple_of(4)..).unwrap_or_default();
-        let [kind, subsystem] = *message.get(4..)?.first_chunk()?;
-        let family = *message.get(16)?;
-        let attributes = message.get(HEADERS..)?;
+        let (message, rest) = Message::parse(datagram)?;
+        datagram = rest;
+        let [subsystem, kind] = message.kind.to_be_bytes();
+        let mut attributes = message.payload;
+        // `nfgenmsg`.
+        let [family, ..] = attributes.take::<4>()?;
         if subsystem != NFNL_SUBSYS_NFTABLES {
             continue;
         }
         if kind != NFT_MSG_NEWGEN {
-            let name = text(attribute(attributes, NFTA_TABLE)?);
+            let name = text(attributes.attribute(NFTA_TABLE)?);
             touched.insert(Table { family, name });
             continue;
         }
-        let pid = attribute(attributes, NFTA_GEN_PROC_PID).and_then(<[u8]>::first_chunk);
+        let pid = attributes.attribute(NFTA_GEN_PROC_PID);
+        let pid = pid.and_then(|pid| pid.try_into().ok());
         ended.push(Transaction {
             by: Changer {
-                pid: pid.copied().map_or(0, u32::from_be_bytes),
-                name: text(attribute(attributes, NFTA_GEN_PROC_NAME).unwrap_or_default()),
+                pid: pid.map_or(0, u32::from_be_bytes),
+                name: text(attributes.attribute(NFTA_GEN_PROC_NAME).unwrap_or_default()),
             },
             touched: std::mem::take(touched),
         });
     }
     Some(())
-}
-
-fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    loop {
-        let len = usize::from(u16::from_ne_bytes(*attributes.first_chunk()?));
-        let kind = u16::from_ne_bytes(*attributes.get(2..)?.first_chunk()?);
-        let payload = attributes.get(4..len)?;
-        if kind & NLA_TYPE_MASK == wanted {
-            return Some(payload);
-        }
-        attributes = attributes.get(len.next_multiple_of(4)..)?;
-    }
 }
 
 /// Up to its NUL; whatever else a process calls itself, escaped.
@@ -247,10 +234,11 @@ fn text(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::netlink;
     use proptest::prelude::*;
 
     fn message(kind: u8, family: u8, attributes: &[(u16, &[u8])]) -> Vec<u8> {
-        let mut body = Vec::new();
+        let mut body = vec![family, 0, 0, 0];
         for (kind, payload) in attributes {
             body.extend(u16::try_from(payload.len() + 4).unwrap().to_ne_bytes());
             body.extend(kind.to_ne_bytes());
@@ -258,11 +246,8 @@ mod tests {
             body.resize(body.len().next_multiple_of(4), 0);
         }
         let mut out = Vec::new();
-        out.extend(u32::try_from(body.len() + HEADERS).unwrap().to_ne_bytes());
-        out.extend([kind, NFNL_SUBSYS_NFTABLES]);
-        out.extend([0; 10]);
-        out.extend([family, 0, 0, 0]);
-        out.extend(body);
+        let kind = u16::from_be_bytes([NFNL_SUBSYS_NFTABLES, kind]);
+        netlink::request(&mut out, kind, 0, 0, &[&body]);
         out
     }
 

@@ -1,11 +1,12 @@
 //! A host with the firewall on it: accounts of its own, the simulated service
 //! behind the veth, the rules loaded and the real daemon running.
 
+use std::cell::OnceCell;
 use std::fs::{self, Permissions};
-use std::io::{BufRead as _, BufReader, ErrorKind};
-use std::os::fd::AsFd;
+use std::io::{BufRead as _, BufReader, ErrorKind, IoSlice};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{PermissionsExt as _, chown};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -14,6 +15,10 @@ use std::time::{Duration, Instant};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{
+    AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, bind, listen,
+    sendmsg, socket,
+};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -25,26 +30,20 @@ pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_imdsfw");
 /// For a daemon or simulator to be ready or gone; none takes this long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Passes on what it got as standard input and output, and a socket that it
-/// makes: uid, gid, where that socket listens, then the command.
+/// Passes on the sockets that come by standard input: uid, gid, the command.
 const ACTIVATE: &str = "
 import fcntl, os, socket, sys
-uid, gid, path, *command = sys.argv[1:]
-if os.path.exists(path): os.unlink(path)
-post = socket.socket(socket.AF_UNIX)
-post.bind(path)
-os.chmod(path, 0o666)
-post.listen()
-held = [fcntl.fcntl(fd, fcntl.F_DUPFD, 100) for fd in (0, 1, post.fileno())]
+uid, gid, *command = sys.argv[1:]
+_, held, _, _ = socket.recv_fds(socket.socket(fileno=os.dup(0)), 1, 8)
+held = [fcntl.fcntl(fd, fcntl.F_DUPFD, 100) for fd in held]
 for at, fd in enumerate(held):
     os.dup2(fd, 3 + at)
 os.dup2(os.open('/dev/null', os.O_RDONLY), 0)
-os.dup2(2, 1)
-os.closerange(6, 200)
+os.closerange(3 + len(held), 200)
 os.setgroups([])
 os.setgid(int(gid))
 os.setuid(int(uid))
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='3')
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(held)))
 os.execv(command[0], command)
 ";
 
@@ -76,6 +75,8 @@ pub(crate) struct Host<'a> {
     dir: TempDir,
     sim: Option<Child>,
     daemon: Option<Child>,
+    /// What a service manager would hold.
+    held: OnceCell<[OwnedFd; 2]>,
 }
 
 impl<'a> Host<'a> {
@@ -105,6 +106,7 @@ impl<'a> Host<'a> {
             dir,
             sim: None,
             daemon: None,
+            held: OnceCell::new(),
         }
     }
 
@@ -278,24 +280,47 @@ impl<'a> Host<'a> {
     }
 
     /// `imdsfw run` as a service manager starts it: by `user`, with sockets
-    /// that it holds (sd_listen_fds(3)), and one for the watcher of the rules.
+    /// that it holds (sd_listen_fds(3)): these two, and for as long as this
+    /// host is there, one for the watcher of the rules and one for the witness.
     pub(crate) fn activated(&self, user: User, first: &dyn AsFd, second: &dyn AsFd) -> Command {
         // Where that user can execute it.
         let copy = self.path("imdsfw");
         if !copy.exists() {
             fs::copy(BINARY, &copy).unwrap();
         }
-        let held = |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned().unwrap();
+        let [watcher, witness] = self.held.get_or_init(|| {
+            [
+                ("watch.sock", SockType::Stream),
+                ("witness.sock", SockType::SeqPacket),
+            ]
+            .map(|(name, kind)| listening_at(&self.path(name), kind))
+        });
+        let held = [
+            first.as_fd(),
+            second.as_fd(),
+            watcher.as_fd(),
+            witness.as_fd(),
+        ];
+        let held = held.map(|fd| fd.as_raw_fd());
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (message, rights) = ([IoSlice::new(b"x")], [ControlMessage::ScmRights(&held)]);
+        sendmsg::<()>(ours.as_raw_fd(), &message, &rights, MsgFlags::empty(), None).unwrap();
         let mut command = Command::new("/usr/bin/python3");
         command.args(["-Ic", ACTIVATE]);
         command.args([user.uid, user.gid].map(|id| id.to_string()));
-        command.arg(self.path("watch.sock"));
         command
             .arg(copy)
             .args(["run", "--config"])
             .arg(self.config());
-        command.stdin(held(first)).stdout(held(second));
+        command.stdin(OwnedFd::from(theirs));
         command
+    }
+
+    /// A witness as a service manager starts it, in a unit of its own.
+    pub(crate) fn start_witness(&self) -> Running {
+        let socket = self.path("witness.sock");
+        let words = format!("witness --connect {}", socket.display());
+        Running(self.command(&words).spawn().unwrap())
     }
 
     pub(crate) fn daemon_pid(&self) -> Pid {
@@ -415,6 +440,26 @@ impl Drop for Host<'_> {
         // What is mounted there would keep the directory from being removed.
         let _ = umount2(&self.path("log"), MntFlags::MNT_DETACH);
     }
+}
+
+/// Killed when dropped.
+pub(crate) struct Running(pub(crate) Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// As a service manager makes one that everybody may connect to.
+pub(crate) fn listening_at(path: &Path, kind: SockType) -> OwnedFd {
+    let family = AddressFamily::Unix;
+    let fd = socket(family, kind, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    bind(fd.as_raw_fd(), &UnixAddr::new(path).unwrap()).unwrap();
+    fs::set_permissions(path, Permissions::from_mode(0o666)).unwrap();
+    listen(&fd, Backlog::MAXCONN).unwrap();
+    fd
 }
 
 /// Runs a command that must end with exit code 1; returns what it says.

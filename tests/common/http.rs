@@ -146,6 +146,8 @@ pub(crate) fn read_answer(stream: &mut TcpStream) -> io::Result<Answer> {
             Ok(0) => break,
             Ok(len) => bytes.extend(&chunk[..len]),
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
+            // As after this process was stopped and continued.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }

@@ -34,14 +34,14 @@ fn unwrapped(said: &str) -> String {
 }
 
 /// What a service manager holds for the daemon.
-struct Holder(TcpListener, TcpListener);
+pub(crate) struct Holder(TcpListener, TcpListener);
 
 impl Holder {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(marked(LISTENERS[0], MARK), marked(LISTENERS[1], MARK))
     }
 
-    fn start(&self, host: &mut Host) {
+    pub(crate) fn start(&self, host: &mut Host) {
         host.start_daemon_by(host.activated(DAEMON, &self.0, &self.1));
     }
 }
@@ -67,21 +67,11 @@ fn handed_its_listeners_it_serves_without_having_been_root() {
             let mut host = Host::prepare(net, &setup);
             host.run("rules apply");
             Holder::new().start(&mut host);
-            // Of a unit of its own, it may come later, and come back.
-            assert_eq!(credentials(ROOT, V4).status, 403);
-            fs::create_dir(host.path("witness")).unwrap();
-            let socket = host.path("witness/witness.sock");
-            let witness = format!("witness --listen {}", socket.display());
-            let mut witness = host.command(&witness).spawn().unwrap();
-            wait_for("the witness", || {
-                (credentials(ROOT, V4).status == 200).then_some(())
-            });
+            let _witness = host.start_witness();
             for to in [V4, V6] {
                 assert_eq!(credentials(ROOT, to).status, 200);
                 assert_eq!(credentials(ALICE, to).status, 403);
             }
-            witness.kill().unwrap();
-            witness.wait().unwrap();
             // The socket for the watcher came by the same way.
             let mut watcher = UnixStream::connect(host.path("watch.sock")).unwrap();
             let broken = b"{\"report\":\"broken\",\"why\":\"a test\"}\n";

@@ -13,6 +13,7 @@
 
 mod activation;
 mod answers;
+mod apart;
 mod attacks;
 mod audit;
 mod backends;

@@ -230,6 +230,9 @@ fn without_the_witness_credentials_are_withheld_and_the_rest_goes_on() {
         for field in ["pid", "exe", "comm", "loginuid", "ses"] {
             assert_eq!(routine["caller"][field], Value::Null, "{field}");
         }
+        // Nobody is left who could start another one.
+        let gone = wait_for("its record", || host.events("daemon.witness_gone").pop());
+        assert_eq!(gone["detail"]["until"], "the daemon is started again");
     });
 }
 
@@ -310,76 +313,6 @@ fn is_over(pid: Pid) -> bool {
     stat.is_empty() || stat.contains(") Z ")
 }
 
-/// Asks the witness at a socket; prints the answer, or nothing where it hung up.
-const QUESTION: &str = "\
-import socket, struct, sys
-connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-connection.connect(sys.argv[1])
-try:
-    connection.send(struct.pack(sys.argv[3], 7, int(sys.argv[2]), 1))
-    print(connection.recv(65536).decode(), end='')
-except (BrokenPipeError, ConnectionResetError):
-    pass
-";
-
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-#[test]
-fn a_witness_in_a_unit_of_its_own_answers_the_daemon_and_nobody_else() {
-    in_network(|net| {
-        let host = Host::start(net, &Setup::default());
-        let socket = host.path("witness.sock");
-        let name = socket.to_str().unwrap();
-        let _witness = Running(
-            host.command(&format!("witness --listen {name}"))
-                .spawn()
-                .unwrap(),
-        );
-        wait_for("the witness", || {
-            let unix = fs::read_to_string("/proc/thread-self/net/unix").unwrap();
-            // The flag of a listening socket (linux/net.h, SO_ACCEPTCON).
-            unix.lines()
-                .any(|it| it.ends_with(name) && it.contains(" 00010000 "))
-                .then_some(())
-        });
-        let held = connect(ALICE, V4);
-        let link = fs::read_link(format!("/proc/thread-self/fd/{}", held.as_raw_fd())).unwrap();
-        let inode = link.to_str().unwrap();
-        let inode = inode.trim_matches(|it: char| !it.is_ascii_digit());
-        let ask = |user: User, form: &str| {
-            let output = Command::new("/usr/bin/python3")
-                .args(["-Ic", QUESTION, name, inode, form])
-                .uid(user.uid)
-                .gid(user.gid)
-                .output()
-                .unwrap();
-            said(output)
-        };
-        let answer: Value = serde_json::from_str(&ask(DAEMON, "<QII")).unwrap();
-        assert_eq!(answer["id"], 7);
-        let holders = answer["answer"]["seen"]["holders"].as_array().unwrap();
-        assert_eq!(holders.len(), 1, "{answer}");
-        assert_eq!(holders[0]["pid"], std::process::id());
-        let stat = fs::read_to_string("/proc/thread-self/stat").unwrap();
-        let started = stat.rsplit_once(") ").unwrap().1.split(' ').nth(19);
-        assert_eq!(holders[0]["started"].to_string(), started.unwrap());
-
-        assert_eq!(ask(DAEMON, "<QIQ"), "", "a question of another size");
-        for user in [ALICE, ROOT] {
-            assert_eq!(ask(user, "<QII"), "");
-        }
-        // And it is there for the daemon as before.
-        assert_ne!(ask(DAEMON, "<QII"), "");
-    });
-}
-
 #[test]
 fn a_witness_is_no_account_that_could_tamper_with_it() {
     in_network(|net| {
@@ -406,5 +339,5 @@ fn by_hand_it_says_how_it_is_meant_to_be_run() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("--listen"), "{said}");
+    assert!(said.contains("--connect"), "{said}");
 }

@@ -2,28 +2,22 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::path::PathBuf;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt,
-};
 use tokio::net::UnixDatagram;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::start::{WitnessError, start};
-use super::{ANSWER_MAX, Answer, Question, Reply, RunAs, Seen, Urgency};
-use crate::ids::Uid;
+use super::{ANSWER_MAX, Answer, Question, Reply, Seen, Urgency};
 
 /// Clients give up after one second. Longer than one pass may take.
 const DEADLINE: Duration = Duration::from_millis(900);
 /// A witness that has had enough of questions is not asked again so soon.
 const REST: Duration = Duration::from_millis(20);
-/// For a witness that comes and goes by itself.
-const CONNECT_EVERY: Duration = Duration::from_millis(500);
 
 /// Why it is not known who holds a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,117 +34,140 @@ pub enum Unwitnessed {
     Busy,
 }
 
-/// The daemon's witness.
-pub struct Witness {
-    source: Source,
-    state: Mutex<State>,
+/// The daemon's witness, and whether there is one just now.
+#[derive(Clone)]
+pub struct Witness(Arc<Shared>);
+
+struct Shared {
+    returns_within: Duration,
+    presence: watch::Sender<Presence>,
+    rests_until: Mutex<Option<Instant>>,
 }
 
-enum Source {
-    /// Started by this process, and not again: that takes root.
-    Child,
-    /// At a socket that root or this uid listens on.
-    At(PathBuf, Uid),
-}
-
-#[derive(Default)]
-struct State {
-    /// Of a child that was not asked yet.
-    fresh: Option<OwnedFd>,
+struct Presence {
     link: Option<Arc<Link>>,
-    tried: Option<Instant>,
-    rests_until: Option<Instant>,
+    /// When the last one ended; at first, when the first one was looked for.
+    lost: Instant,
 }
 
 impl Witness {
-    /// Starts one; to be called as root. It ends when this is dropped, or
-    /// with this process.
-    ///
-    /// # Errors
-    /// [`WitnessError`]; there is none then.
-    pub fn start(account: &str, daemon: Uid) -> Result<Self, WitnessError> {
-        let fresh = Some(start(RunAs::new(account, daemon)?)?);
-        Ok(Self {
-            source: Source::Child,
-            state: Mutex::new(State {
-                fresh,
-                ..State::default()
-            }),
-        })
+    /// Nobody yet. One that ends is back within this time, or not for long:
+    /// a verdict waits for it so long and no longer.
+    pub fn new(returns_within: Duration) -> Self {
+        let presence = Presence {
+            link: None,
+            lost: Instant::now(),
+        };
+        Self(Arc::new(Shared {
+            returns_within,
+            presence: watch::Sender::new(presence),
+            rests_until: Mutex::new(None),
+        }))
     }
 
-    /// One that runs apart, as root's service manager started it, as `uid`;
-    /// it may come and go.
-    pub fn at(socket: PathBuf, uid: Uid) -> Self {
-        Self {
-            source: Source::At(socket, uid),
-            state: Mutex::default(),
+    /// From now on the one at the other end of this socket, of SOCK_SEQPACKET,
+    /// is asked, and none before it.
+    ///
+    /// # Errors
+    /// Where the runtime cannot take the socket; everything is as before then.
+    pub fn meet(&self, socket: OwnedFd) -> io::Result<()> {
+        let link = Arc::new(Link::new(socket)?);
+        let before = self.0.presence.send_replace(Presence {
+            link: Some(Arc::clone(&link)),
+            lost: Instant::now(),
+        });
+        if let Some(before) = before.link {
+            before.end();
         }
+        tokio::spawn(Arc::clone(&self.0).read(link));
+        Ok(())
     }
 
     /// Who holds the socket of this inode, seen after this was called.
     pub async fn holders(&self, inode: u32, urgency: Urgency) -> Result<Seen, Unwitnessed> {
-        let link = self.link(urgency)?;
-        let answer = tokio::time::timeout(DEADLINE, link.ask(inode, urgency)).await;
+        let answer = timeout(DEADLINE, self.ask(inode, urgency)).await;
         match answer.unwrap_or(Err(Unwitnessed::Slow))? {
             Answer::Seen(seen) => Ok(seen),
             Answer::TooMany => Err(Unwitnessed::TooMany),
             Answer::Incomplete => Err(Unwitnessed::Incomplete),
             Answer::Busy => {
-                self.state().rests_until = Some(Instant::now() + REST);
+                *self.0.rests_until() = Some(Instant::now() + REST);
                 Err(Unwitnessed::Busy)
             }
         }
     }
 
-    /// Whether it has had enough of questions that nobody is in a hurry for.
+    /// Whether it has had enough of questions that nobody is in a hurry for,
+    /// or is not there.
     pub fn rests(&self) -> bool {
-        let rests_until = self.state().rests_until;
-        rests_until.is_some_and(|until| Instant::now() < until)
+        self.0.is_resting() || self.0.presence.borrow().link.is_none()
     }
 
-    fn link(&self, urgency: Urgency) -> Result<Arc<Link>, Unwitnessed> {
-        let mut state = self.state();
-        let now = Instant::now();
-        if urgency == Urgency::WhenIdle && state.rests_until.is_some_and(|until| now < until) {
-            return Err(Unwitnessed::Busy);
-        }
-        if let Some(link) = &state.link
-            && !link.is_over()
-        {
-            return Ok(Arc::clone(link));
-        }
-        let fd = match &self.source {
-            Source::Child => state.fresh.take(),
-            Source::At(..) if state.tried.is_some_and(|at| at.elapsed() < CONNECT_EVERY) => None,
-            Source::At(socket, uid) => {
-                state.tried = Some(now);
-                connect_to(socket, *uid)
-                    .inspect_err(|error| {
-                        tracing::warn!(socket = %socket.display(), %error, "no witness");
-                    })
-                    .ok()
+    /// Returns once there is none, nor one to be expected.
+    pub async fn gone(&self) {
+        let mut presence = self.0.presence.subscribe();
+        loop {
+            // It cannot be closed as long as this is there.
+            let _ = presence.wait_for(|it| it.link.is_none()).await;
+            if self.present().await.is_none() {
+                return;
             }
-        };
-        let link = fd.and_then(|fd| Link::new(fd).ok());
-        state.link.clone_from(&link);
-        link.ok_or(Unwitnessed::Gone)
+        }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Returns once there is one.
+    pub async fn back(&self) {
+        let mut presence = self.0.presence.subscribe();
+        let _ = presence.wait_for(|it| it.link.is_some()).await;
+    }
+
+    async fn ask(&self, inode: u32, urgency: Urgency) -> Result<Answer, Unwitnessed> {
+        let link = match urgency {
+            Urgency::Now => self.present().await,
+            Urgency::WhenIdle if self.0.is_resting() => return Err(Unwitnessed::Busy),
+            Urgency::WhenIdle => self.0.presence.borrow().link.clone(),
+        };
+        link.ok_or(Unwitnessed::Gone)?.ask(inode, urgency).await
+    }
+
+    /// The one there is, or that comes back in time.
+    async fn present(&self) -> Option<Arc<Link>> {
+        let mut presence = self.0.presence.subscribe();
+        let until = presence.borrow().lost + self.0.returns_within;
+        let here = timeout_at(until, presence.wait_for(|it| it.link.is_some())).await;
+        here.ok()?.ok()?.link.clone()
     }
 }
 
-fn connect_to(path: &PathBuf, uid: Uid) -> io::Result<OwnedFd> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
-    connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
-    let listener = getsockopt(&fd, sockopt::PeerCredentials)?.uid();
-    if listener != 0 && listener != uid.0 {
-        return Err(io::Error::other(format!("uid {listener} listens there")));
+impl Shared {
+    /// Whoever waits for an answer learns of the end by this.
+    async fn read(self: Arc<Self>, link: Arc<Link>) {
+        let mut bytes = vec![0; ANSWER_MAX];
+        while link.take_answer(&mut bytes).await.is_some() {}
+        link.end();
+        self.presence.send_if_modified(|presence| {
+            let is_it = |it: &Arc<Link>| Arc::ptr_eq(it, &link);
+            let was_present = presence.link.as_ref().is_some_and(is_it);
+            if was_present {
+                *presence = Presence {
+                    link: None,
+                    lost: Instant::now(),
+                };
+            }
+            was_present
+        });
     }
-    Ok(fd)
+
+    fn is_resting(&self) -> bool {
+        self.rests_until()
+            .is_some_and(|until| Instant::now() < until)
+    }
+
+    fn rests_until(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.rests_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// One connection to a witness, while it lasts.
@@ -163,23 +180,14 @@ struct Link {
 }
 
 impl Link {
-    fn new(fd: OwnedFd) -> io::Result<Arc<Self>> {
+    fn new(fd: OwnedFd) -> io::Result<Self> {
         let socket = std::os::unix::net::UnixDatagram::from(fd);
         socket.set_nonblocking(true)?;
-        let link = Arc::new(Self {
+        Ok(Self {
             socket: UnixDatagram::from_std(socket)?,
             next: AtomicU64::new(0),
             asked: Mutex::new(Some(HashMap::new())),
-        });
-        let reader = Arc::clone(&link);
-        tokio::spawn(async move {
-            let mut bytes = vec![0; ANSWER_MAX];
-            while reader.take_answer(&mut bytes).await.is_some() {}
-            // Whoever waits learns of it by this.
-            *reader.asked() = None;
-            tracing::error!("the witness is gone; without one, no credentials are given out");
-        });
-        Ok(link)
+        })
     }
 
     async fn ask(&self, inode: u32, urgency: Urgency) -> Result<Answer, Unwitnessed> {
@@ -207,8 +215,10 @@ impl Link {
         Some(())
     }
 
-    fn is_over(&self) -> bool {
-        self.asked().is_none()
+    /// What was asked stays unanswered, and whoever reads comes to an end.
+    fn end(&self) {
+        *self.asked() = None;
+        let _ = self.socket.shutdown(Shutdown::Both);
     }
 
     fn asked(&self) -> MutexGuard<'_, Option<HashMap<u64, oneshot::Sender<Answer>>>> {

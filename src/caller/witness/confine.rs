@@ -1,6 +1,6 @@
 //! What the witness takes from itself before it reads the first question:
-//! every capability but two, its uid if that is root's, and all system calls
-//! but those it looks with.
+//! every capability but two and its uid if that is root's, before it speaks to
+//! anybody; then all system calls but those it looks with.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,7 +20,7 @@ use super::RunAs;
 const KEPT: [Capability; 2] = [Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH];
 
 /// System calls with any arguments.
-const ALLOWED: [i64; 19] = [
+const ALLOWED: [i64; 17] = [
     // Looking.
     libc::SYS_getdents64,
     libc::SYS_readlinkat,
@@ -33,8 +33,6 @@ const ALLOWED: [i64; 19] = [
     libc::SYS_restart_syscall,
     libc::SYS_recvfrom,
     libc::SYS_sendto,
-    libc::SYS_accept4,
-    libc::SYS_getsockopt,
     // Memory; mapping it is below.
     libc::SYS_brk,
     libc::SYS_munmap,
@@ -95,8 +93,9 @@ impl From<CapsError> for ConfineError {
     }
 }
 
-/// Confines this process, which has one thread and has read nothing, for good.
-pub(super) fn confine(run_as: Option<RunAs>) -> Result<(), ConfineError> {
+/// Leaves this process, which has one thread and has read nothing, the two
+/// capabilities and nothing else, for good.
+pub(super) fn give_up(run_as: Option<RunAs>) -> Result<(), ConfineError> {
     let kept: CapsHashSet = KEPT.into_iter().collect();
     if geteuid().is_root() {
         become_other(run_as.ok_or(ConfineError::Root)?, &kept)?;
@@ -110,7 +109,11 @@ pub(super) fn confine(run_as: Option<RunAs>) -> Result<(), ConfineError> {
     caps::clear(None, CapSet::Inheritable)?;
     prctl::set_no_new_privs().map_err(refused("prctl(PR_SET_NO_NEW_PRIVS)"))?;
     prctl::set_dumpable(false).map_err(refused("prctl(PR_SET_DUMPABLE)"))?;
-    verify(&kept)?;
+    verify(&kept)
+}
+
+/// And these system calls alone.
+pub(super) fn restrict_calls() -> Result<(), ConfineError> {
     let filter = filter().map_err(|error| ConfineError::Seccomp(error.to_string()))?;
     seccompiler::apply_filter(&filter).map_err(|error| ConfineError::Seccomp(error.to_string()))
 }

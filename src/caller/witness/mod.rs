@@ -14,20 +14,23 @@
 mod budget;
 mod client;
 mod confine;
+mod dial;
 mod facts;
 mod scan;
 mod serve;
 mod start;
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 pub use client::{Unwitnessed, Witness};
 pub use confine::ConfineError;
 pub use serve::{Ends, ServeError, serve};
-pub use start::WitnessError;
+pub use start::{WitnessError, start};
 
+use crate::config::Config;
 use crate::ids::{Gid, Uid};
 
 /// More processes than this with one connection are not told one by one.
@@ -35,8 +38,14 @@ const HOLDERS_MAX: usize = 16;
 /// No answer is longer: [`HOLDERS_MAX`] holders with their texts, escaped.
 const ANSWER_MAX: usize = 64 * 1024;
 const QUESTION_LEN: usize = 16;
-/// What a witness says on its socket once it is confined and listens.
+/// What a witness says to the daemon that started it once it is confined.
 const READY: &[u8] = b"ready";
+
+/// Where the daemon hears a witness that it did not start: beside the control
+/// socket.
+pub fn socket(config: &Config) -> PathBuf {
+    config.control_socket.with_file_name("witness.sock")
+}
 
 /// As whom a witness started by root is to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -94,8 +94,11 @@ fn is_unused(number: u32) -> bool {
 }
 
 /// Starts the witness and returns the socket to ask it on, once it is
-/// confined. It ends when that socket is closed.
-pub(super) fn start(run_as: RunAs) -> Result<OwnedFd, WitnessError> {
+/// confined. It ends when that socket is closed. To be called as root.
+///
+/// # Errors
+/// [`WitnessError`]; there is none then.
+pub fn start(run_as: RunAs) -> Result<OwnedFd, WitnessError> {
     let (ours, theirs) = socketpair(
         AddressFamily::Unix,
         SockType::SeqPacket,

@@ -1,0 +1,100 @@
+//! From the first request to the last record.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use nix::unistd::geteuid;
+
+use super::events::{Greeting, Loaded, Started, Stopped};
+use super::start::Ready;
+use super::{StartError, guards};
+use crate::audit::Event;
+use crate::config::LoadedPolicy;
+use crate::notify::Manager;
+use crate::proxy::{Guards, Proxy};
+
+/// Serves until a signal ends it.
+pub(super) fn serve(ready: Ready) -> Result<(), StartError> {
+    let Ready {
+        runtime,
+        config,
+        policy: LoadedPolicy { policy, sources },
+        listeners,
+        post,
+        witness,
+        callers,
+        owners,
+        descriptors,
+        signals,
+        manager,
+        sandbox,
+        log,
+        writer,
+    } = ready;
+    let manager = Arc::new(manager);
+    let ended_by = Arc::new(OnceLock::new());
+    let served = runtime.block_on(async {
+        if !callers.know_names().await {
+            tracing::error!(
+                "not even root's name can be looked up: until names can be, what a user's or \
+                 group's name could change is denied"
+            );
+        }
+        let started = Started::new(config, &listeners, sandbox);
+        log.event(Event::DaemonStarted, &started);
+        log.event(
+            Event::PolicyLoaded,
+            &Loaded {
+                policy: policy.hash(),
+                rules: policy.len(),
+                files: sources.iter().map(|source| source.name()).collect(),
+            },
+        );
+        let greeting = Greeting::new(&started, &policy, geteuid());
+        let guards = Guards::default();
+        let proxy = Proxy::new(
+            config,
+            policy,
+            log.clone(),
+            callers,
+            guards.clone(),
+            owners,
+            descriptors,
+        )
+        .map_err(StartError::Random)?;
+        if let Some(post) = post {
+            tokio::spawn(guards::heed(post, guards, log.clone()));
+        }
+        tokio::spawn(witness.keep(log.clone()));
+        let stop = signals.heed(log.clone(), Arc::clone(&manager), Arc::clone(&ended_by));
+        if let Some(watchdog) = manager.watchdog() {
+            tokio::spawn(heartbeat(Arc::clone(&manager), watchdog));
+        }
+        manager.ready();
+        greeting.say();
+        let served = Arc::new(proxy).run(listeners, stop).await;
+        served.map_err(StartError::Runtime)
+    });
+    log.ending();
+    // A cgroup tree without end may not hold up the end.
+    runtime.shutdown_background();
+    log.summarise_denials();
+    log.event(
+        Event::DaemonStopped,
+        &Stopped {
+            signal: ended_by.get().copied(),
+        },
+    );
+    writer.close();
+    served
+}
+
+/// From the thread that serves: while it does, the manager hears of it.
+async fn heartbeat(manager: Arc<Manager>, watchdog: Duration) {
+    // As sd_watchdog_enabled(3) recommends.
+    let mut beat = tokio::time::interval(watchdog / 2);
+    loop {
+        beat.tick().await;
+        manager.alive();
+    }
+}

@@ -1,0 +1,244 @@
+//! What must hold before the daemon serves, and in which order it takes what
+//! it needs and gives up what it may not keep.
+
+use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use nix::unistd::{Gid, Uid, User, chown, geteuid};
+use tokio::runtime::Runtime;
+
+use super::acceptor::Acceptor;
+use super::listeners::Sockets;
+use super::signals::Signals;
+use super::witness::{self, Contact};
+use super::{StartError, guards};
+use crate::audit::{self, Log};
+use crate::caller::names::{self, Names};
+use crate::caller::{self, Callers};
+use crate::config::{self, Config, LoadedPolicy, load_policy};
+use crate::diagnose::{Diagnostics, Style};
+use crate::ids;
+use crate::intercept::{self, Drift, RuleSet};
+use crate::limits::Owners;
+use crate::notify::Manager;
+use crate::proxy::Listener;
+use crate::sys::activation;
+use crate::sys::privilege;
+use crate::sys::sandbox::{self, Extent, InForce, Reach};
+use crate::watch::report;
+
+/// Threads that may be walking through the cgroups at once; one would do.
+const BLOCKING_THREADS: usize = 2;
+
+/// All that a daemon serves with. Whoever has it holds no privilege any more.
+pub(super) struct Ready<'a> {
+    pub(super) runtime: Runtime,
+    pub(super) config: &'a Config,
+    pub(super) policy: LoadedPolicy,
+    pub(super) listeners: Vec<Listener>,
+    /// Where the watcher of the rules reports.
+    pub(super) post: Option<Acceptor>,
+    pub(super) witness: Contact,
+    pub(super) callers: Callers,
+    pub(super) owners: Owners,
+    pub(super) descriptors: usize,
+    pub(super) signals: Signals,
+    pub(super) manager: Manager,
+    pub(super) sandbox: InForce,
+    pub(super) log: Log,
+    pub(super) writer: audit::Writer,
+}
+
+/// `path` is where `config` was read.
+pub(super) fn start<'a>(config: &'a Config, path: &Path) -> Result<Ready<'a>, StartError> {
+    let handed = activation::take().map_err(StartError::Activation)?;
+    let is_root = geteuid().is_root();
+    if !is_root && handed.is_none() {
+        return Err(StartError::NotRoot);
+    }
+    if !caller::uids_are_the_hosts().map_err(StartError::UidMap)? {
+        return Err(StartError::UserNamespace);
+    }
+    // Also where it was started through another name.
+    let _ = nix::sys::prctl::set_name(c"imdsfw");
+    let rules = RuleSet::from_config(config).map_err(StartError::RuleSet)?;
+    if is_root {
+        verify(&rules)?;
+    } else if geteuid().as_raw() != rules.daemon_uid().0 {
+        let started = ids::Uid(geteuid().as_raw());
+        return Err(StartError::NotTheDaemon(started, rules.daemon_uid()));
+    }
+    let policy = load(config)?;
+    let owners = Owners::of_this_host();
+    let sockets = match handed {
+        Some(handed) => Sockets::adopt(handed, &rules, config).map_err(StartError::Handed)?,
+        None => Sockets::bind(&rules)?,
+    };
+    if !is_root {
+        intercept::probe(&rules).map_err(StartError::Unguarded)?;
+    }
+    let (account, gid) = own_account(rules.daemon_uid());
+    let post = match sockets.post {
+        Some(post) => Some(post),
+        None => post(config, account, gid, is_root)?,
+    };
+    provide_directory(&config.audit.file, account, gid)?;
+    let descriptors = privilege::limit_resources().map_err(StartError::Limits)?;
+    let names = names::process::spawn(account, gid).map_err(StartError::Names)?;
+    let witness = witness::Source::new(
+        &config.witness_user,
+        rules.daemon_uid(),
+        sockets.witness,
+        is_root,
+    )
+    .map_err(StartError::Witness)?;
+    let dropped = privilege::drop_to(account, gid).map_err(StartError::Privilege)?;
+    if let Some(post) = &post {
+        guards::claim(post).map_err(|error| StartError::Post(report::socket(config), error))?;
+    }
+    // One thread serves: the work of a request is smaller than handing it over.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()
+        .map_err(StartError::Runtime)?;
+    let within = runtime.enter();
+    let names = Names::new(names).map_err(StartError::Names)?;
+    let witness = witness.open().map_err(StartError::Runtime)?;
+    let callers = Callers::new(rules.daemon_uid(), names, witness.witness.clone())
+        .map_err(StartError::SockDiag)?;
+    let post = post.map(|post| Acceptor::new(post, ids::Uid::ROOT));
+    let post = post.transpose().map_err(StartError::Runtime)?;
+    let signals = Signals::catch().map_err(StartError::Runtime)?;
+    drop(within);
+    let manager = Manager::connect();
+    let host = audit::Host::read();
+    let run = getrandom::u32().map_err(StartError::Random)?;
+    let reach = reach(config, path, &callers);
+    let sandbox = sandbox::enter(&dropped, &reach).map_err(StartError::Sandbox)?;
+    warn_of_lacks(sandbox);
+    let file = &config.audit.file;
+    let (log, writer) = Log::open(file.clone(), host, run)
+        .map_err(|error| StartError::Audit(file.clone(), error))?;
+    Ok(Ready {
+        runtime,
+        config,
+        policy,
+        listeners: sockets.listeners,
+        post,
+        witness,
+        callers,
+        owners,
+        descriptors,
+        signals,
+        manager,
+        sandbox,
+        log,
+        writer,
+    })
+}
+
+/// The directories and ports that the daemon needs while it serves.
+fn reach(config: &Config, path: &Path, callers: &Callers) -> Reach {
+    let beside = |file: &Path| file.parent().map(Path::to_path_buf);
+    let services = config.upstream.addresses.iter().map(|it| it.port());
+    Reach {
+        readable: (config.policy.directories.iter().cloned())
+            .chain([config::drop_in_directory(path)])
+            .chain(beside(path))
+            .collect(),
+        listable: callers
+            .cgroups()
+            .map(Path::to_path_buf)
+            .into_iter()
+            .collect(),
+        appendable: beside(&config.audit.file).into_iter().collect(),
+        writable: vec![config.state_directory.clone()],
+        ports: services.collect(),
+    }
+}
+
+fn warn_of_lacks(InForce { seccomp, landlock }: InForce) {
+    let lacks = |extent| match extent {
+        Extent::Full => None,
+        Extent::Partial => Some("only a part"),
+        Extent::None => Some("nothing"),
+    };
+    if let Some(enforced) = lacks(seccomp) {
+        tracing::warn!("this kernel enforces {enforced} of the daemon's list of system calls");
+    }
+    if let Some(enforced) = lacks(landlock) {
+        tracing::warn!("this kernel enforces {enforced} of the daemon's Landlock rules");
+    }
+}
+
+/// As root, which can read them.
+fn verify(rules: &RuleSet) -> Result<(), StartError> {
+    let drift = intercept::verify(rules).map_err(StartError::Verify)?;
+    if drift.iter().any(Drift::is_open) {
+        return Err(StartError::Drift(drift));
+    }
+    for foreign in &drift {
+        tracing::warn!("{foreign}; `imdsfw rules apply` puts ours first");
+    }
+    Ok(())
+}
+
+fn load(config: &Config) -> Result<LoadedPolicy, StartError> {
+    let mut found = Diagnostics::new();
+    let loaded = load_policy(config, &mut found);
+    let shown = found.render(Style::Plain);
+    match loaded {
+        Some(loaded) => {
+            if !shown.is_empty() {
+                tracing::warn!("the policy has warnings:\n{shown}");
+            }
+            Ok(loaded)
+        }
+        None => Err(StartError::Policy(shown)),
+    }
+}
+
+/// A uid without account runs under the group of the same number.
+fn own_account(uid: ids::Uid) -> (Uid, Gid) {
+    let uid = Uid::from_raw(uid.0);
+    let account = User::from_uid(uid).ok().flatten();
+    (
+        uid,
+        account.map_or(Gid::from_raw(uid.as_raw()), |account| account.gid),
+    )
+}
+
+/// Makes the log's directory, if there is none, and gives that to the daemon.
+/// What is there already is left as it is.
+fn provide_directory(file: &Path, uid: Uid, gid: Gid) -> Result<(), StartError> {
+    let Some(directory) = file.parent().filter(|directory| !directory.exists()) else {
+        return Ok(());
+    };
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o750)
+        .create(directory)
+        .and_then(|()| Ok(chown(directory, Some(uid), Some(gid))?))
+        .map_err(|error| StartError::Audit(directory.into(), error))
+}
+
+/// Where the watcher of the rules reports. Without root the directory may be
+/// another's; a daemon that hears no watcher serves as where there is none.
+fn post(
+    config: &Config,
+    account: Uid,
+    gid: Gid,
+    is_root: bool,
+) -> Result<Option<UnixListener>, StartError> {
+    let path = report::socket(config);
+    match guards::listen(&path, account, gid) {
+        Ok(post) => Ok(Some(post)),
+        Err(error) if is_root => Err(StartError::Post(path, error)),
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "no watcher of the rules can be heard");
+            Ok(None)
+        }
+    }
+}
