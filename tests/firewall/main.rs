@@ -28,6 +28,7 @@ mod http_table;
 mod identity;
 mod limits;
 mod log_file;
+mod memory;
 mod names;
 mod observe;
 mod overload;
