@@ -17,6 +17,7 @@ mod apart;
 mod attacks;
 mod audit;
 mod backends;
+mod budget;
 #[path = "../common/mod.rs"]
 mod common;
 // Its debugger knows one kind of registers.

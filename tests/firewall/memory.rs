@@ -3,7 +3,7 @@
 //! stays as it would be without.
 
 mod credentials;
-mod flights;
+pub(crate) mod flights;
 
 use std::time::{Duration, Instant, SystemTime};
 

@@ -21,7 +21,7 @@ const CLIENTS: usize = 20;
 
 /// Holds answers back until the test lets them go.
 #[derive(Clone, Default)]
-pub(super) struct Gate(Arc<(Mutex<State>, Condvar)>);
+pub(crate) struct Gate(Arc<(Mutex<State>, Condvar)>);
 
 #[derive(Default)]
 struct State {
@@ -30,13 +30,13 @@ struct State {
 }
 
 impl Gate {
-    pub(super) fn open(&self) {
+    pub(crate) fn open(&self) {
         self.0.0.lock().unwrap().open = true;
         self.0.1.notify_all();
     }
 
     /// Waits until it is open. Whether this was the first to come.
-    pub(super) fn passes_first(&self) -> bool {
+    pub(crate) fn passes_first(&self) -> bool {
         let mut state = self.0.0.lock().unwrap();
         state.passed += 1;
         let first = state.passed == 1;
@@ -48,16 +48,16 @@ impl Gate {
 }
 
 /// Begins to ask, on a connection of its own.
-fn ask(user: User, path: &str, token: &str) -> TcpStream {
+pub(crate) fn ask(user: User, path: &str, token: &str) -> TcpStream {
     let mut stream = connect(user, V4);
-    let get = request("GET", V4, path, Some(token), "close");
+    let get = request("GET", V4, path, Some(token), "keep-alive");
     stream.write_all(get.as_bytes()).unwrap();
     stream
 }
 
 /// Waits until the daemon has read all that was sent to it on so many
 /// connections. It goes on with what it has read before it reads more.
-fn await_read(connections: usize) {
+pub(crate) fn await_read(connections: usize) {
     wait_for("the daemon to read what was asked", || {
         let tcp = fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
         // Its end of established connections: 127.0.0.1:253 in hexadecimal.
