@@ -44,6 +44,9 @@ const ALLOWED: [i64; 17] = [
     libc::SYS_exit_group,
 ];
 
+/// As in the unit that is shipped for it (setpriority(2)).
+const PRIORITY: i32 = -10;
+
 /// linux/fcntl.h.
 const F_GETFD: u64 = 1;
 
@@ -98,6 +101,9 @@ impl From<CapsError> for ConfineError {
 pub(super) fn give_up(run_as: Option<RunAs>) -> Result<(), ConfineError> {
     let kept: CapsHashSet = KEPT.into_iter().collect();
     if geteuid().is_root() {
+        // On a busy host it may not come last: credentials wait for it, and
+        // clients do not wait long. Without, it is merely slower.
+        let _ = rustix::process::setpriority_process(None, PRIORITY);
         become_other(run_as.ok_or(ConfineError::Root)?, &kept)?;
     }
     if !caps::read(None, CapSet::Permitted)?.is_superset(&kept) {

@@ -17,15 +17,17 @@ use nix::sys::time::TimeSpec;
 use super::budget::Budget;
 use super::confine::{ConfineError, give_up, restrict_calls};
 use super::dial::dial;
-use super::scan::{Scanner, Wanted};
+use super::scan::{Abandoned, Scanner, Sighting, Wanted};
 use super::{Answer, QUESTION_LEN, Question, READY, Reply, RunAs, Seen, Urgency};
 use crate::ids::Uid;
 
 /// A pass that takes longer is given up. On a host of two thousand processes
 /// and forty thousand descriptors one takes about a tenth of this.
 const PASS_MAX: Duration = Duration::from_millis(700);
-/// From the start of one pass to the start of the next.
+/// From the start of one pass to the start of the next, where nobody is in a
+/// hurry, and where a client waits.
 const PASS_EVERY: Duration = Duration::from_millis(5);
+const URGENT_PASS_EVERY: Duration = Duration::from_millis(1);
 /// What waits beyond this waits in the socket.
 const WAITING_MAX: usize = 1024;
 /// For a daemon to take an answer.
@@ -141,8 +143,16 @@ impl Serving {
     }
 
     fn until_due(&self) -> Duration {
+        let every = match self.is_urgent() {
+            true => URGENT_PASS_EVERY,
+            false => PASS_EVERY,
+        };
         let since = self.last_pass.map(|at| at.elapsed());
-        since.map_or(Duration::ZERO, |since| PASS_EVERY.saturating_sub(since))
+        since.map_or(Duration::ZERO, |since| every.saturating_sub(since))
+    }
+
+    fn is_urgent(&self) -> bool {
+        self.waiting.iter().any(|it| it.urgency == Urgency::Now)
     }
 
     /// For a question, or for the time of the next pass.
@@ -170,8 +180,8 @@ impl Serving {
             }
         }
         // A pass that is made anyway answers everybody.
-        let urgent = self.waiting.iter().any(|it| it.urgency == Urgency::Now);
-        if !urgent && !self.waiting.is_empty() && !self.budget.affords_one(Instant::now()) {
+        if !self.is_urgent() && !self.waiting.is_empty() && !self.budget.affords_one(Instant::now())
+        {
             for question in std::mem::take(&mut self.waiting) {
                 self.answer(question.id, Answer::Busy);
             }
@@ -186,7 +196,13 @@ impl Serving {
             .collect();
         let start = Instant::now();
         self.last_pass = Some(start);
-        let done = self.scanner.pass(&mut wanted, start + PASS_MAX);
+        let until = start + PASS_MAX;
+        let mut done = self.scanner.pass(&mut wanted, until);
+        if done == Err(Abandoned::Unreadable) {
+            // As while a process ends or becomes another: once more, anew.
+            wanted.values_mut().for_each(|it| *it = Sighting::default());
+            done = self.scanner.pass(&mut wanted, until);
+        }
         self.budget.spend(start, start.elapsed());
         for question in waiting {
             let seen = wanted.get(&question.inode);
