@@ -43,8 +43,8 @@ impl Flights {
         while let Some((claim, landing)) = self.board(key, own) {
             join(&claim);
             match landing.await {
-                // It had less time left than this one.
-                Ok(Err(UpstreamError::Timeout)) | Err(_) => {}
+                // Its client left, or it had less time than this one.
+                Err(_) => {}
                 Ok(Err(UpstreamError::HostBudget)) if own.outlasts(Instant::now()) => {}
                 Ok(outcome) => return outcome,
             }
@@ -90,8 +90,8 @@ impl Leader<'_> {
     }
 }
 
-/// Also where its client left in the middle: then those who waited find no
-/// sender any more, and one of them goes.
+/// Also where its client left in the middle, or its time was over: then those
+/// who waited find no sender any more, and one of them goes.
 impl Drop for Leader<'_> {
     fn drop(&mut self) {
         self.land();

@@ -110,8 +110,10 @@ fn with_half_an_hour_left_or_less_they_are_the_services_alone() {
             }
         }
         assert!(from_memory > 0);
-        // Three times before, once for this set, and at the end.
-        assert_eq!(gets(&service, CREDENTIALS), 5);
+        // Three times before, once for this set, and at the end, which may have
+        // come between our look at the clock and the daemon's.
+        let asked = gets(&service, CREDENTIALS);
+        assert!((5..=6).contains(&asked), "asked {asked} times");
     });
 }
 
