@@ -9,7 +9,7 @@ mod files;
 mod wire;
 
 pub use files::{audit_tail, config, policy};
-pub use wire::{netlink, request, token};
+pub use wire::{answer, netlink, request, token};
 
 #[cfg(test)]
 mod tests {
@@ -37,7 +37,8 @@ mod tests {
 
     #[test]
     fn the_seeds_of_every_target() {
-        let targets: [(&str, Target); 6] = [
+        let targets: [(&str, Target); 7] = [
+            ("answer", super::answer),
             ("audit_tail", super::audit_tail),
             ("config", super::config),
             ("netlink", super::netlink),

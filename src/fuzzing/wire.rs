@@ -1,6 +1,9 @@
-//! Readers of what clients and the kernel send.
+//! Readers of what clients, the service and the kernel send.
 
 use std::net::SocketAddr;
+
+use bytes::Bytes;
+use hyper::header::HeaderValue;
 
 use crate::caller::{CallerUnknown, ClientSocket, SocketOwner, reply};
 use crate::ids::{ClientAddr, MetadataAddr, Uid};
@@ -10,6 +13,7 @@ use crate::request::{
 };
 use crate::sys::netlink::Message;
 use crate::token::{Moment, TokenError, TokenKey};
+use crate::upstream::{After, Answer, Expects, UpstreamError, arriving};
 
 /// Of a head that is looked at after each byte that arrives.
 const ARRIVING_MAX: usize = 512;
@@ -92,6 +96,73 @@ fn same_to_hyper(bytes: &[u8], head: &RawHead<'_>, len: usize) {
         }
         other => panic!("to hyper this is {other:?}"),
     }
+}
+
+/// Answers of the service: what is made of one does not depend on how it
+/// arrives, what is passed on says of itself what is true, and an answer
+/// written from what was understood is understood the same.
+pub fn answer(bytes: &[u8]) {
+    for expects in [Expects::Body, Expects::HeadAlone] {
+        let whole = arriving(vec![Bytes::copy_from_slice(bytes)], expects);
+        let parts = bytes.iter().take(ARRIVING_MAX);
+        let mut parts: Vec<_> = parts.map(|it| Bytes::copy_from_slice(&[*it])).collect();
+        parts.extend(bytes.get(ARRIVING_MAX..).map(Bytes::copy_from_slice));
+        match (&whole, arriving(parts, expects)) {
+            (Ok((whole, after)), Ok((parts, after_parts))) => {
+                assert_eq!(
+                    (whole.status(), whole.headers(), whole.body(), *after),
+                    (parts.status(), parts.headers(), parts.body(), after_parts)
+                );
+            }
+            // What is behind the answer has not been read yet.
+            (Err(UpstreamError::Invalid("malformed")), Ok((_, After::Reuse | After::Close))) => {}
+            (Err(whole), Err(parts)) => assert_eq!(*whole, parts),
+            (whole, parts) => panic!("at once {whole:?}, in parts {parts:?}"),
+        }
+        if let Ok((answer, _)) = whole {
+            passed_on(&answer, expects);
+        }
+    }
+}
+
+fn passed_on(answer: &Answer, expects: Expects) {
+    let (status, headers) = (answer.status(), answer.headers());
+    assert!(!status.is_informational() && !status.is_redirection());
+    for hop_by_hop in [
+        "transfer-encoding",
+        "te",
+        "trailer",
+        "upgrade",
+        "keep-alive",
+    ] {
+        assert!(!headers.contains_key(hop_by_hop));
+    }
+    let length = headers.get("content-length").map(HeaderValue::as_bytes);
+    let own = answer.body().len();
+    let has_body = expects == Expects::Body && status != 204;
+    if let Some(length) = length.filter(|_| has_body) {
+        let length = std::str::from_utf8(length)
+            .ok()
+            .and_then(|it| it.parse().ok());
+        assert_eq!(length, Some(own));
+    }
+    let mut written = format!("HTTP/1.1 {} x\r\n", status.as_u16()).into_bytes();
+    for (name, value) in headers {
+        written.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    if length.is_none() {
+        written.extend(format!("content-length: {own}\r\n").into_bytes());
+    }
+    written.extend([b"\r\n", answer.body().as_ref()].concat());
+    let Ok((again, After::Reuse)) = arriving(vec![written.into()], expects) else {
+        panic!("not understood a second time: {answer:?}");
+    };
+    assert_eq!((again.status(), again.body()), (status, answer.body()));
+    let mut same = again.headers().clone();
+    if length.is_none() {
+        same.remove("content-length");
+    }
+    assert_eq!(&same, headers);
 }
 
 /// Tokens: nothing but the very token that was minted, shown by the very uid

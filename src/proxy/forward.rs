@@ -153,14 +153,24 @@ impl Proxy {
         caller: &Caller,
         permit: Permit,
     ) -> Result<Answer, Failed> {
-        if let Some(answer) = self.upstream.recall(&permit) {
-            record.facts.served = Some("memory");
+        if let Some(answer) = self.recall(record, &permit) {
             return Ok(answer);
         }
-        record.facts.served = None;
-        let _lane = self.limits.upstream(caller.uid()).await;
+        let lane = self.limits.upstream(caller.uid()).await;
+        // What was waited for may have brought it.
+        if lane.is_some()
+            && let Some(answer) = self.recall(record, &permit)
+        {
+            return Ok(answer);
+        }
         self.confirm(caller).map_err(Failed::Caller)?;
         self.upstream.fetch(permit).await.map_err(Failed::Upstream)
+    }
+
+    fn recall(&self, record: &mut Pending, permit: &Permit) -> Option<Answer> {
+        let answer = self.upstream.recall(permit);
+        record.facts.served = answer.as_ref().map(|_| "memory");
+        answer
     }
 
     fn take_notice(&self, record: &mut Pending, read: &Read, answer: &Answer) {

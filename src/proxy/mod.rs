@@ -89,13 +89,13 @@ impl Proxy {
         Ok(Self {
             log,
             connections,
-            limits: Limits::new(&config.limits, owners, connections),
+            limits: Limits::new(&config.limits, Arc::clone(&owners), connections),
             callers: Arc::new(callers),
             looks: Arc::new(Semaphore::new(holders::LOOKS_MAX)),
             guards,
             policy,
             tokens: TokenKey::new(&key),
-            upstream: Upstream::new(config),
+            upstream: Upstream::new(config, owners),
             service: Arc::new(Service {
                 provider: config.provider,
                 addresses: config.upstream.addresses.clone(),

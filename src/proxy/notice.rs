@@ -26,14 +26,9 @@ struct Document {
     region: Option<String>,
 }
 
-/// The credentials in an answer. A body that merely names a secret key
-/// counts: better one record too many with the word credentials on it.
+/// The credentials in an answer.
 pub(super) fn credential(path: &CanonicalPath, answer: &Answer) -> Option<CredentialRecord> {
-    let names_a_key = answer
-        .body()
-        .windows(15)
-        .any(|window| window == b"SecretAccessKey");
-    if !answer.status().is_success() || !names_a_key {
+    if !answer.status().is_success() || !answer.names_a_secret_key() {
         return None;
     }
     let document = document(answer.body());

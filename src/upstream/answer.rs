@@ -6,6 +6,8 @@ use bytes::Bytes;
 use hyper::header::{DATE, HeaderMap, HeaderValue};
 use hyper::{Response, StatusCode};
 
+const SECRET_KEY: &[u8] = b"SecretAccessKey";
+
 /// Status, headers and body as the service sent them, without the headers
 /// that were about its connection. Cheap to clone.
 #[derive(Clone)]
@@ -29,6 +31,13 @@ impl Answer {
     /// The body.
     pub fn body(&self) -> &Bytes {
         self.0.body()
+    }
+
+    /// Whether it is taken for credentials, whatever its path. A body that
+    /// merely names a secret key counts: better one too many.
+    pub fn names_a_secret_key(&self) -> bool {
+        let mut windows = self.body().windows(SECRET_KEY.len());
+        windows.any(|window| window == SECRET_KEY)
     }
 
     /// As if the service had given it now.

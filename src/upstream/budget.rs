@@ -4,11 +4,13 @@
 //!
 //! Nobody waits longer than clients do; who would, is told so.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
+use tokio::time::timeout_at;
 
 use crate::ids::Uid;
 use crate::limits::{Bucket, Rate};
@@ -25,6 +27,24 @@ const BACK_OFF_MAX: Duration = Duration::from_millis(1600);
 #[derive(Clone)]
 pub(super) struct Budget(Option<Arc<Mutex<State>>>);
 
+/// What is asked once, and for whom: the turn of any of them will do.
+pub(super) struct Claim {
+    uid: Uid,
+    until: Instant,
+    others: Mutex<Others>,
+}
+
+#[derive(Default)]
+struct Others {
+    uids: BTreeSet<Uid>,
+    /// While it waits for a turn.
+    ticket: Option<Ticket>,
+}
+
+/// Stands in the queue of each who waits for the same.
+#[derive(Clone)]
+struct Ticket(Arc<Mutex<Option<oneshot::Sender<()>>>>);
+
 /// No turn came in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Exhausted;
@@ -34,68 +54,95 @@ struct State {
     reserve: Rate,
     taken: Bucket,
     taken_of_reserve: Bucket,
-    /// By uid; a turn for each in the order of `ring`.
-    waiting: HashMap<Uid, VecDeque<oneshot::Sender<()>>>,
+    /// By uid; a turn for each in the order of `ring`, which has each of them
+    /// once.
+    waiting: HashMap<Uid, VecDeque<Ticket>>,
     ring: VecDeque<Uid>,
     granting: bool,
     paused_until: Option<Instant>,
     refusals: u32,
 }
 
+impl Claim {
+    /// For `uid`, from now on as long as it is worth waiting.
+    pub(super) fn new(uid: Uid) -> Self {
+        Self::within(uid, Instant::now() + WAIT_MAX)
+    }
+
+    /// For root, whose turn what serves everybody is asked in; as long as this.
+    pub(super) fn for_everybody(&self) -> Self {
+        Self::within(Uid::ROOT, self.until)
+    }
+
+    fn within(uid: Uid, until: Instant) -> Self {
+        Self {
+            uid,
+            until,
+            others: Mutex::default(),
+        }
+    }
+
+    /// Whether it will still wait then.
+    pub(super) fn outlasts(&self, time: Instant) -> bool {
+        time < self.until
+    }
+}
+
+impl Ticket {
+    fn new() -> (Self, oneshot::Receiver<()>) {
+        let (tell, told) = oneshot::channel();
+        (Self(Arc::new(Mutex::new(Some(tell)))), told)
+    }
+
+    /// Neither called nor given up.
+    fn is_wanted(&self) -> bool {
+        lock(&self.0).as_ref().is_some_and(|tell| !tell.is_closed())
+    }
+
+    fn call(&self) {
+        if let Some(tell) = lock(&self.0).take() {
+            let _ = tell.send(());
+        }
+    }
+}
+
 impl Budget {
     /// `None` is no limit.
     pub(super) fn new(per_second: Option<u32>) -> Self {
-        Self(per_second.map(|count| {
-            let second = Duration::from_secs(1);
-            let reserved = (count / RESERVED_OF).max(1);
-            let others = count.saturating_sub(reserved).max(1);
-            Arc::new(Mutex::new(State {
-                everybody: Rate::new(others, second, others / 4),
-                reserve: Rate::new(reserved, second, reserved),
-                taken: Bucket::default(),
-                taken_of_reserve: Bucket::default(),
-                waiting: HashMap::new(),
-                ring: VecDeque::new(),
-                granting: false,
-                paused_until: None,
-                refusals: 0,
-            }))
-        }))
+        Self(per_second.map(|count| Arc::new(Mutex::new(State::new(count)))))
     }
 
-    /// Waits for the right to send one request for `uid`.
-    pub(super) async fn turn(&self, uid: Uid) -> Result<(), Exhausted> {
+    /// Waits for the right to send one request.
+    pub(super) async fn turn(&self, claim: &Claim) -> Result<(), Exhausted> {
         let Some(shared) = &self.0 else { return Ok(()) };
         let turn = {
             let mut state = lock(shared);
-            if state.ring.is_empty() && state.take(uid, Instant::now()) {
+            if state.ring.is_empty() && state.take(claim.uid, Instant::now()) {
                 return Ok(());
             }
-            let turn = state.queue(uid);
+            let turn = state.queue(claim);
             if !std::mem::replace(&mut state.granting, true) {
                 tokio::spawn(grant(Arc::clone(shared)));
             }
             turn
         };
-        match tokio::time::timeout(WAIT_MAX, turn).await {
+        match timeout_at(claim.until.into(), turn).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(Exhausted),
         }
     }
 
-    /// The service has had enough: nobody asks it for a while. Says how long.
-    pub(super) fn back_off(&self) -> Option<Duration> {
-        let mut state = lock(self.0.as_ref()?);
-        let now = Instant::now();
-        // What was under way together is refused together, and counts once.
-        if state.paused_until.is_none_or(|until| until <= now) {
-            let pause = BACK_OFF
-                .saturating_mul(1 << state.refusals.min(4))
-                .min(BACK_OFF_MAX);
-            state.refusals += 1;
-            state.paused_until = Some(now + pause);
+    /// Whoever asks by `joining` wants the same as `claim`, and shall not wait
+    /// for the turns of others alone.
+    pub(super) fn join(&self, claim: &Claim, joining: &Claim) {
+        if let Some(shared) = &self.0 {
+            lock(shared).join(claim, joining.uid);
         }
-        Some(state.paused_until? - now)
+    }
+
+    /// The service has had enough: nobody asks it for a while. Says until when.
+    pub(super) fn back_off(&self) -> Option<Instant> {
+        Some(lock(self.0.as_ref()?).back_off(Instant::now()))
     }
 
     /// The service answers again.
@@ -107,53 +154,128 @@ impl Budget {
 }
 
 impl State {
-    fn take(&mut self, uid: Uid, now: Instant) -> bool {
-        if self.paused_until.is_some_and(|until| now < until) {
-            return false;
+    fn new(per_second: u32) -> Self {
+        let second = Duration::from_secs(1);
+        let reserved = (per_second / RESERVED_OF).max(1);
+        let others = per_second.saturating_sub(reserved).max(1);
+        Self {
+            everybody: Rate::new(others, second, others / 4),
+            reserve: Rate::new(reserved, second, reserved),
+            taken: Bucket::default(),
+            taken_of_reserve: Bucket::default(),
+            waiting: HashMap::new(),
+            ring: VecDeque::new(),
+            granting: false,
+            paused_until: None,
+            refusals: 0,
         }
-        (uid == Uid::ROOT && self.taken_of_reserve.take(self.reserve, now))
-            || self.taken.take(self.everybody, now)
     }
 
-    fn queue(&mut self, uid: Uid) -> oneshot::Receiver<()> {
-        let (tell, told) = oneshot::channel();
-        let waiting = self.waiting.entry(uid).or_default();
-        if waiting.is_empty() {
-            match uid {
-                Uid::ROOT => self.ring.push_front(uid),
-                _ => self.ring.push_back(uid),
+    fn take(&mut self, uid: Uid, now: Instant) -> bool {
+        (uid == Uid::ROOT && self.take_of_reserve(now)) || self.take_of_all(now)
+    }
+
+    fn take_of_reserve(&mut self, now: Instant) -> bool {
+        !self.is_paused(now) && self.taken_of_reserve.take(self.reserve, now)
+    }
+
+    fn take_of_all(&mut self, now: Instant) -> bool {
+        !self.is_paused(now) && self.taken.take(self.everybody, now)
+    }
+
+    fn is_paused(&self, now: Instant) -> bool {
+        self.paused_until.is_some_and(|until| now < until)
+    }
+
+    fn back_off(&mut self, now: Instant) -> Instant {
+        match self.paused_until {
+            // What was under way together is refused together, and counts once.
+            Some(until) if now < until => until,
+            _ => {
+                let pause = BACK_OFF.saturating_mul(1 << self.refusals.min(4));
+                let until = now + pause.min(BACK_OFF_MAX);
+                self.refusals += 1;
+                self.paused_until = Some(until);
+                until
             }
         }
-        waiting.push_back(tell);
+    }
+
+    fn queue(&mut self, claim: &Claim) -> oneshot::Receiver<()> {
+        let (ticket, told) = Ticket::new();
+        let mut others = lock(&claim.others);
+        self.enqueue(claim.uid, ticket.clone());
+        for uid in &others.uids {
+            self.enqueue(*uid, ticket.clone());
+        }
+        others.ticket = Some(ticket);
         told
+    }
+
+    fn join(&mut self, claim: &Claim, uid: Uid) {
+        let mut others = lock(&claim.others);
+        if uid == claim.uid || !others.uids.insert(uid) {
+            return;
+        }
+        if let Some(ticket) = others.ticket.as_ref().filter(|it| it.is_wanted()) {
+            self.enqueue(uid, ticket.clone());
+        }
+    }
+
+    fn enqueue(&mut self, uid: Uid, ticket: Ticket) {
+        let queue = match self.waiting.entry(uid) {
+            Entry::Occupied(queue) => queue.into_mut(),
+            Entry::Vacant(place) => {
+                self.ring.push_back(uid);
+                place.insert(VecDeque::new())
+            }
+        };
+        queue.push_back(ticket);
     }
 
     /// Gives turns while there are any; whether somebody still waits.
     fn grant(&mut self, now: Instant) -> bool {
+        // Whoever's turn it is.
+        while self.is_waiting(Uid::ROOT) && self.take_of_reserve(now) {
+            self.call(Uid::ROOT);
+        }
         while let Some(uid) = self.ring.front().copied() {
-            let Some(waiting) = self.waiting.get_mut(&uid) else {
-                self.ring.pop_front();
-                continue;
-            };
-            // Who has given up takes no turn.
-            while waiting.front().is_some_and(oneshot::Sender::is_closed) {
-                waiting.pop_front();
-            }
-            if waiting.is_empty() {
-                self.waiting.remove(&uid);
-                self.ring.pop_front();
+            if !self.is_waiting(uid) {
+                // It has left the ring.
                 continue;
             }
-            if !self.take(uid, now) {
+            if !self.take_of_all(now) {
                 return true;
             }
             self.ring.rotate_left(1);
-            if let Some(turn) = self.waiting.get_mut(&uid).and_then(VecDeque::pop_front) {
-                let _ = turn.send(());
-            }
+            self.call(uid);
         }
         self.granting = false;
         false
+    }
+
+    /// Who has given up, or was called in another's turn, takes none. One for
+    /// whom nothing waits leaves the ring.
+    fn is_waiting(&mut self, uid: Uid) -> bool {
+        if let Some(queue) = self.waiting.get_mut(&uid) {
+            while queue.front().is_some_and(|ticket| !ticket.is_wanted()) {
+                queue.pop_front();
+            }
+            if !queue.is_empty() {
+                return true;
+            }
+            self.waiting.remove(&uid);
+            // Most often the first.
+            let at = self.ring.iter().position(|it| *it == uid);
+            at.map(|at| self.ring.remove(at));
+        }
+        false
+    }
+
+    fn call(&mut self, uid: Uid) {
+        if let Some(ticket) = self.waiting.get_mut(&uid).and_then(VecDeque::pop_front) {
+            ticket.call();
+        }
     }
 }
 
@@ -163,6 +285,9 @@ async fn grant(shared: Arc<Mutex<State>>) {
     }
 }
 
-fn lock(shared: &Mutex<State>) -> MutexGuard<'_, State> {
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

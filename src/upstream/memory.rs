@@ -6,6 +6,7 @@
 //! end soon, nor a set after a newer one of the same role has been seen.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
 use hyper::StatusCode;
@@ -45,8 +46,9 @@ pub(super) struct Memory {
 
 struct Entry {
     answer: Answer,
-    /// `None`: for the boot, which ends with this process.
-    until: Option<SystemTime>,
+    /// By a clock that may be set back. `None`: for the boot, which ends with
+    /// this process.
+    holds: Option<Range<SystemTime>>,
 }
 
 /// One set of credentials, by what tells it from others.
@@ -71,11 +73,13 @@ impl Memory {
     /// What was said of this, where it still holds.
     pub(super) fn recall(&mut self, key: &Key, now: SystemTime) -> Option<Answer> {
         let entry = self.entries.get(key)?;
-        if entry.until.is_some_and(|until| until <= now) {
-            self.forget(key);
-            return None;
+        match &entry.holds {
+            Some(holds) if !holds.contains(&now) => {
+                self.forget(key);
+                None
+            }
+            _ => Some(entry.answer.clone()),
         }
-        Some(entry.answer.clone())
     }
 
     /// Takes in an answer: keeps it where it may be kept, and learns from
@@ -86,15 +90,19 @@ impl Memory {
         if keep == Keep::Never || answer.status() != StatusCode::OK {
             return;
         }
-        let until = match (keep, Set::of(answer)) {
-            (Keep::Boot, None) => None,
+        let holds = match (keep, Set::of(answer)) {
+            (Keep::Boot, None) if !answer.names_a_secret_key() => None,
             (Keep::Briefly, Some(set)) => {
-                let last = set.ends.checked_sub(LEFT_MIN);
-                if self.supersedes(&key.path, &set) || last.is_none_or(|last| last <= now) {
+                if self.supersedes(&key.path, &set) {
                     return;
                 }
+                let last = set.ends.checked_sub(LEFT_MIN);
+                // Also one that ends too soon to be kept is the newest.
                 self.rotated(&key.path, set);
-                last.map(|last| last.min(now + CREDENTIALS_FOR))
+                match last {
+                    Some(last) if now < last => Some(now..last.min(now + CREDENTIALS_FOR)),
+                    _ => return,
+                }
             }
             // Credentials where none belong, or none where they do.
             _ => return,
@@ -111,7 +119,7 @@ impl Memory {
         }
         self.bytes += size;
         let answer = answer.clone();
-        self.entries.insert(key.clone(), Entry { answer, until });
+        self.entries.insert(key.clone(), Entry { answer, holds });
     }
 
     /// Whether a newer set of the same role was seen than the one in this
@@ -170,3 +178,6 @@ impl Set {
 fn role(path: &CanonicalPath) -> Option<&str> {
     path.segments().last()
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ mod wire;
 
 use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use hyper::StatusCode;
@@ -23,17 +23,20 @@ use hyper::header::HeaderName;
 use tokio::time::{Instant, timeout_at};
 
 pub use answer::Answer;
+pub(crate) use wire::Expects;
+#[cfg(any(test, fuzzing))]
+pub(crate) use wire::{After, arriving};
 
 use crate::authorize::{Access, Ask, Permit};
 use crate::config::Config;
-use crate::ids::{MetadataAddr, Uid};
+use crate::ids::MetadataAddr;
+use crate::limits::Owners;
 use crate::request::{CanonicalPath, ReadMethod, TOKEN_PATH};
-use budget::Budget;
+use budget::{Budget, Claim};
 use flights::Flights;
 use memory::{Key, Memory};
 use pool::Pool;
 use token::OwnToken;
-use wire::Expects;
 
 pub(crate) const TOKEN: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token");
 /// The TTL header, of token requests and of answers.
@@ -52,14 +55,11 @@ pub enum UpstreamError {
     HostBudget,
 }
 
-/// A refusal of the service is worth a second try within this, beside what
-/// the rest of an answer takes; clients wait one second.
-const RETRY_WITHIN: Duration = Duration::from_millis(400);
-
 /// The service, as the daemon sees it.
 pub struct Upstream {
     timeout: Duration,
     services: HashMap<MetadataAddr, Service>,
+    owners: Arc<Owners>,
     shared: Option<Shared>,
 }
 
@@ -80,7 +80,7 @@ struct Service {
 
 impl Upstream {
     /// For the addresses of the config. Connects to nothing yet.
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &Config, owners: Arc<Owners>) -> Self {
         let Config {
             upstream, limits, ..
         } = config;
@@ -103,6 +103,7 @@ impl Upstream {
         Self {
             timeout: upstream.timeout,
             services: upstream.addresses.iter().map(service).collect(),
+            owners,
             shared: config.memory.then(Shared::default),
         }
     }
@@ -125,9 +126,13 @@ impl Upstream {
         let deadline = Instant::now() + self.timeout;
         // Handed on by reference: each call that takes it whole has room for it
         // twice, and every connection would carry that.
-        let fetch = pin!(service.fetch(permit.uid(), permit.ask()));
+        let claim = Arc::new(Claim::new(self.owners.owner(permit.uid())));
+        let fetch = pin!(service.fetch(&claim, permit.ask()));
         let outcome = match self.shared.as_ref().zip(sharable(&permit)) {
-            Some((shared, key)) => timeout_at(deadline, shared.fetch(&key, fetch)).await,
+            Some((shared, key)) => {
+                let shared = shared.fetch(&key, &claim, &service.budget, fetch);
+                timeout_at(deadline, shared).await
+            }
             None => timeout_at(deadline, fetch).await,
         };
         outcome.unwrap_or(Err(UpstreamError::Timeout))
@@ -144,6 +149,8 @@ impl Shared {
     async fn fetch(
         &self,
         key: &Key,
+        claim: &Arc<Claim>,
+        budget: &Budget,
         fetch: impl Future<Output = Result<Answer, UpstreamError>>,
     ) -> Result<Answer, UpstreamError> {
         let learn = pin!(async {
@@ -151,7 +158,8 @@ impl Shared {
             self.memory().learn(key, &answer, SystemTime::now());
             Ok(answer)
         });
-        self.flights.share(key, learn).await
+        let join = |leaders: &Claim| budget.join(leaders, claim);
+        self.flights.share(key, claim, join, learn).await
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -176,11 +184,11 @@ fn sharable(permit: &Permit) -> Option<Key> {
 }
 
 impl Service {
-    async fn fetch(&self, uid: Uid, ask: &Ask) -> Result<Answer, UpstreamError> {
+    async fn fetch(&self, claim: &Claim, ask: &Ask) -> Result<Answer, UpstreamError> {
         match ask {
             Ask::Mint(ttl) => {
                 let request = self.token_request(ttl.seconds());
-                self.send(uid, &request, Expects::Body).await
+                self.send(claim, &request, Expects::Body).await
             }
             Ask::Read {
                 method,
@@ -195,11 +203,11 @@ impl Service {
                     |token: Option<&str>| self.read_request(*method, path.as_str(), token);
                 match access {
                     Access::Relayed(token) => {
-                        self.send(uid, &request(Some(token.as_str())), expects)
+                        self.send(claim, &request(Some(token.as_str())), expects)
                             .await
                     }
-                    Access::Tokenless => self.send(uid, &request(None), expects).await,
-                    Access::Own { .. } => self.with_own_token(uid, request, expects).await,
+                    Access::Tokenless => self.send(claim, &request(None), expects).await,
+                    Access::Own { .. } => self.with_own_token(claim, request, expects).await,
                 }
             }
         }
@@ -207,45 +215,45 @@ impl Service {
 
     async fn with_own_token(
         &self,
-        uid: Uid,
+        claim: &Claim,
         request: impl Fn(Option<&str>) -> Vec<u8>,
         expects: Expects,
     ) -> Result<Answer, UpstreamError> {
-        let token = self.token.current(self, uid).await?;
-        let answer = self.send(uid, &request(Some(&token)), expects).await?;
+        let token = self.token.current(self, claim).await?;
+        let answer = self.send(claim, &request(Some(&token)), expects).await?;
         if answer.status() != StatusCode::UNAUTHORIZED {
             return Ok(answer);
         }
         // The service has forgotten the token: one more, and one more try.
         self.token.void(&token);
-        let token = self.token.current(self, uid).await?;
-        let answer = self.send(uid, &request(Some(&token)), expects).await?;
+        let token = self.token.current(self, claim).await?;
+        let answer = self.send(claim, &request(Some(&token)), expects).await?;
         if answer.status() == StatusCode::UNAUTHORIZED {
             return Err(UpstreamError::Invalid("own_token_refused"));
         }
         Ok(answer)
     }
 
-    /// In `uid`'s turn. Where the service has had enough, one more try when
-    /// it has had its rest.
+    /// In the claim's turn. Where the service has had enough, one more try
+    /// when it has had its rest, if that is in time.
     async fn send(
         &self,
-        uid: Uid,
+        claim: &Claim,
         request: &[u8],
         expects: Expects,
     ) -> Result<Answer, UpstreamError> {
-        let mut tries = 0;
+        let mut refused = None;
         loop {
-            let turn = self.budget.turn(uid).await;
-            turn.map_err(|_| UpstreamError::HostBudget)?;
+            if self.budget.turn(claim).await.is_err() {
+                return refused.ok_or(UpstreamError::HostBudget);
+            }
             let answer = self.pool.send(request, expects).await?;
             if !is_throttled(answer.status()) {
                 self.budget.answered();
                 return Ok(answer);
             }
-            tries += 1;
             match self.budget.back_off() {
-                Some(rest) if tries < 2 && rest <= RETRY_WITHIN => {}
+                Some(until) if refused.is_none() && claim.outlasts(until) => refused = Some(answer),
                 _ => return Ok(answer),
             }
         }

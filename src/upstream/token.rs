@@ -11,9 +11,9 @@ use hyper::StatusCode;
 use tokio::sync;
 use tokio::time::Instant;
 
+use super::budget::Claim;
 use super::wire::Expects;
 use super::{Service, TTL, UpstreamError};
-use crate::ids::Uid;
 
 /// Six hours, the longest the service grants.
 const ASKED: u32 = crate::request::TTL_MAX;
@@ -48,7 +48,7 @@ impl OwnToken {
     pub(super) async fn current(
         &self,
         service: &Service,
-        uid: Uid,
+        claim: &Claim,
     ) -> Result<Token, UpstreamError> {
         let now = Instant::now();
         if let Some(held) = &*self.held() {
@@ -72,7 +72,7 @@ impl OwnToken {
         {
             return Err(error);
         }
-        match fetch(service, uid).await {
+        match fetch(service, claim).await {
             Ok(held) => {
                 let value = held.value.clone();
                 *self.held() = Some(held);
@@ -129,10 +129,11 @@ impl fmt::Debug for Token {
     }
 }
 
-async fn fetch(service: &Service, uid: Uid) -> Result<Held, UpstreamError> {
+async fn fetch(service: &Service, claim: &Claim) -> Result<Held, UpstreamError> {
     let asked = Instant::now();
     let request = service.token_request(ASKED);
-    let answer = service.send(uid, &request, Expects::Body).await?;
+    let claim = claim.for_everybody();
+    let answer = service.send(&claim, &request, Expects::Body).await?;
     let refused = UpstreamError::Invalid("own_token");
     if answer.status() != StatusCode::OK {
         return Err(refused);

@@ -14,7 +14,7 @@ use hyper::header::{
     UPGRADE,
 };
 use hyper::{Response, StatusCode};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -26,7 +26,7 @@ const BODY_MAX: usize = 1024 * 1024;
 /// The longest head that is read, in bytes.
 const HEAD_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
-/// A line that gives a chunk's size, in bytes.
+/// A line that gives a chunk's size, with its end, in bytes.
 const CHUNK_LINE_MAX: usize = 18;
 
 /// Headers of the connection to the service, which are not for the client.
@@ -42,14 +42,14 @@ const KEEP_ALIVE: HeaderValue = HeaderValue::from_static("keep-alive");
 
 /// Whether an answer to this has a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Expects {
+pub(crate) enum Expects {
     Body,
     HeadAlone,
 }
 
 /// What may be done with the connection after an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum After {
+pub(crate) enum After {
     Reuse,
     Close,
 }
@@ -73,8 +73,8 @@ const CUT_SHORT: UpstreamError = UpstreamError::Invalid("cut_short");
 const TOO_LONG: UpstreamError = UpstreamError::Invalid("too_long");
 
 /// A connection on which nothing is under way.
-pub(super) struct Connection {
-    stream: TcpStream,
+pub(super) struct Connection<S = TcpStream> {
+    stream: S,
     buffer: BytesMut,
 }
 
@@ -97,7 +97,9 @@ impl Connection {
         let mut byte = [0];
         matches!(self.stream.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
+}
 
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Sends a request without body and reads the answer to its end.
     pub(super) async fn exchange(
         &mut self,
@@ -132,13 +134,16 @@ impl Connection {
     async fn head(&mut self) -> Result<Bytes, Failed> {
         let mut searched = 0;
         loop {
-            if let Some(at) = find(&self.buffer, b"\r\n\r\n", searched) {
+            // Too long is too long, however much of it arrives at once.
+            if let Some(at) = find(&self.buffer, b"\r\n\r\n", searched)
+                && at + 4 <= HEAD_MAX
+            {
                 return Ok(self.buffer.split_to(at + 4).freeze());
             }
-            searched = self.buffer.len().saturating_sub(3);
             if self.buffer.len() > HEAD_MAX {
                 return Err(MALFORMED.into());
             }
+            searched = self.buffer.len().saturating_sub(3);
             match self.fill().await {
                 Ok(0) | Err(_) if self.buffer.is_empty() => return Err(Failed::Stale),
                 Ok(0) | Err(_) => return Err(MALFORMED.into()),
@@ -172,7 +177,9 @@ impl Connection {
         let mut body = BytesMut::new();
         loop {
             let line = loop {
-                if let Some(at) = find(&self.buffer, b"\r\n", 0) {
+                if let Some(at) = find(&self.buffer, b"\r\n", 0)
+                    && at + 2 <= CHUNK_LINE_MAX
+                {
                     let line = self.buffer.split_to(at);
                     self.buffer.advance(2);
                     break line;
@@ -228,6 +235,10 @@ enum Framing {
 
 impl Head {
     fn parse(bytes: &Bytes, expects: Expects) -> Result<Self, UpstreamError> {
+        // httparse would take a bare LF, or lines ahead of the first.
+        if !bytes.starts_with(b"HTTP/") || has_bare_lf(bytes) {
+            return Err(MALFORMED);
+        }
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut parsed = httparse::Response::new(&mut headers);
         match parsed.parse(bytes) {
@@ -278,6 +289,8 @@ impl Head {
         }
         let framing = match (length, chunked) {
             (Some(_), true) => return Err(MALFORMED),
+            // RFC 9112, 6.1.
+            (None, true) if parsed.version != Some(1) => return Err(MALFORMED),
             _ if expects == Expects::HeadAlone || status == StatusCode::NO_CONTENT => {
                 Framing::Length(0)
             }
@@ -294,6 +307,12 @@ impl Head {
             after,
         })
     }
+}
+
+fn has_bare_lf(bytes: &[u8]) -> bool {
+    bytes
+        .windows(2)
+        .any(|pair| matches!(pair, [before, b'\n'] if *before != b'\r'))
 }
 
 fn asks_to_close(connection: &[u8]) -> bool {
@@ -325,3 +344,20 @@ fn find(bytes: &[u8], what: &[u8], from: usize) -> Option<usize> {
         .position(|it| it == what)?;
     Some(from + found)
 }
+
+/// What [`Connection`] makes of bytes that arrive in these parts, and then end.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn arriving(
+    parts: Vec<Bytes>,
+    expects: Expects,
+) -> Result<(Answer, After), UpstreamError> {
+    scripted::exchange(parts, expects).map_err(|failed| match failed {
+        Failed::Stale => UpstreamError::Unreachable,
+        Failed::Finally(error) => error,
+    })
+}
+
+#[cfg(any(test, fuzzing))]
+mod scripted;
+#[cfg(test)]
+mod tests;

@@ -70,7 +70,7 @@ impl Act {
     }
 }
 
-/// Listens on the metadata address (v4) until dropped.
+/// Listens on a metadata address until dropped.
 pub(crate) struct Fake {
     listener: TcpListener,
     asked: Arc<Mutex<Vec<Asked>>>,
@@ -78,8 +78,17 @@ pub(crate) struct Fake {
 }
 
 impl Fake {
+    /// On the v4 address.
     pub(crate) fn start(net: &Net, script: impl Fn(&Asked) -> Act + Send + Sync + 'static) -> Self {
-        let listener = net.service(|| TcpListener::bind(V4).unwrap());
+        Self::start_at(net, V4, script)
+    }
+
+    pub(crate) fn start_at(
+        net: &Net,
+        address: &str,
+        script: impl Fn(&Asked) -> Act + Send + Sync + 'static,
+    ) -> Self {
+        let listener = net.service(|| TcpListener::bind(address).unwrap());
         let asked = Arc::new(Mutex::new(Vec::new()));
         let accepting = {
             let listener = listener.try_clone().unwrap();

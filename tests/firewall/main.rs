@@ -17,6 +17,7 @@ mod apart;
 mod attacks;
 mod audit;
 mod backends;
+mod budget;
 #[path = "../common/mod.rs"]
 mod common;
 // Its debugger knows one kind of registers.
@@ -28,6 +29,7 @@ mod http_table;
 mod identity;
 mod limits;
 mod log_file;
+mod memory;
 mod names;
 mod observe;
 mod overload;

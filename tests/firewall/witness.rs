@@ -30,7 +30,7 @@ const CREDENTIALS: &str = "/latest/meta-data/iam/security-credentials/web";
 const AMI: &str = "/latest/meta-data/ami-id";
 
 /// A copy of curl that runs as root whoever starts it.
-fn setuid_curl(host: &Host, name: &str) -> PathBuf {
+pub(crate) fn setuid_curl(host: &Host, name: &str) -> PathBuf {
     let copy = host.path(name);
     fs::copy("/usr/bin/curl", &copy).unwrap();
     fs::set_permissions(&copy, Permissions::from_mode(0o4755)).unwrap();
@@ -39,7 +39,7 @@ fn setuid_curl(host: &Host, name: &str) -> PathBuf {
 }
 
 /// `user` reads `path` with that curl; the status and body, and curl's pid.
-fn curl(program: &Path, user: User, path: &str) -> (String, u32) {
+pub(crate) fn curl(program: &Path, user: User, path: &str) -> (String, u32) {
     let child = Command::new(program)
         .args(["-s", "-w", " %{http_code}", "-H"])
         .arg(format!("X-aws-ec2-metadata-token: {}", token(ROOT, V4, 60)))
@@ -64,7 +64,7 @@ fn credentials_request() -> String {
 
 /// That the socket's uid alone would have allowed it, and its holders did not.
 #[track_caller]
-fn assert_withheld(record: &Value, detail: &str) {
+pub(crate) fn assert_withheld(record: &Value, detail: &str) {
     assert_eq!(record["caller"]["uid"], 0, "{record}");
     assert_eq!(record["verdict"], "allow", "{record}");
     assert_eq!(record["decision"], "deny", "{record}");
