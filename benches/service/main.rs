@@ -51,7 +51,8 @@ use serde_json::{Map, Value};
 const INSIDE: &str = "IMDSFW_BENCH_INSIDE";
 
 /// The parts by their names, in order.
-const PARTS: [(&str, fn(&Args) -> Value); 8] = [
+type Part = (&'static str, fn(&Args) -> Value);
+const PARTS: [Part; 8] = [
     ("throughput", throughput::run),
     ("resolve", resolve::run),
     ("thousand", thousand::run),
