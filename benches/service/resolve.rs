@@ -100,8 +100,7 @@ pub(crate) fn run(args: &Args) -> Value {
     let mut figures = Vec::new();
     for (at, way) in WAYS.into_iter().enumerate() {
         let half = |rounds: &[[Times; 4]]| {
-            let of =
-                |figure: &dyn Fn(&[Times; 4]) -> f64| median(rounds.iter().map(|it| figure(it)));
+            let of = |figure: &dyn Fn(&[Times; 4]) -> f64| median(rounds.iter().map(figure));
             [
                 of(&|round| round[at].ms(0.5)),
                 of(&|round| round[at].ms(0.99)),
