@@ -50,9 +50,11 @@ use serde_json::{Map, Value};
 /// Set inside the process namespace that the bench runs in.
 const INSIDE: &str = "IMDSFW_BENCH_INSIDE";
 
+/// Measures, prints its tables, and returns the figures.
+type Part = fn(&Args) -> Value;
+
 /// The parts by their names, in order.
-type Part = (&'static str, fn(&Args) -> Value);
-const PARTS: [Part; 8] = [
+const PARTS: [(&str, Part); 8] = [
     ("throughput", throughput::run),
     ("resolve", resolve::run),
     ("thousand", thousand::run),
