@@ -81,8 +81,16 @@ fn a_setuid_program_reads_no_credentials_for_another_user() {
 fn a_connection_that_root_left_to_a_user_brings_no_credentials() {
     // Kept over setuid(2) and execve(2), as a server's child may.
     let left = |user, stream: TcpStream, request: &str| {
-        let words = ["-c", "printf %s \"$0\" >&0; exec cat", request];
-        start(user, "sh", &words, stream.into())
+        let script = "kill -STOP $$; printf %s \"$0\" >&0; exec cat";
+        let child = start(user, "sh", &["-c", script, request], stream.into());
+        // This process holds the connection no longer: now the child may ask.
+        let pid = Pid::from_raw(child.id().try_into().unwrap());
+        wait_for("the child to stop", || {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            stat.contains(") T ").then_some(())
+        });
+        kill(pid, Signal::SIGCONT).unwrap();
+        child
     };
     in_network(move |net| withheld_from(ALICE, net, left));
     in_network(move |net| passed_to(ALICE, net, left));
