@@ -10,7 +10,7 @@ use super::answer::Answer;
 use super::wire::{After, Connection, Expects, Failed};
 
 /// Idle connections kept; more than this many at once is a burst.
-const IDLE_MAX: usize = 64;
+const IDLE_MAX: usize = 256;
 /// One that nobody needed for so long is closed when others come back.
 const IDLE_FOR: Duration = Duration::from_secs(30);
 

@@ -10,8 +10,9 @@ const PRICE: u32 = 20;
 /// What a pass counts for at least; so there are at most fifty a second for
 /// long.
 const COST_MIN: Duration = Duration::from_millis(1);
-/// So much may be owed: after a quiet time, half a second of passes is free.
-const CREDIT: Duration = Duration::from_secs(10);
+/// So much may be owed: after a quiet time, a twentieth of a second of passes is
+/// free.
+const CREDIT: Duration = Duration::from_secs(1);
 
 pub(super) struct Budget {
     paid_off: Instant,
@@ -46,7 +47,7 @@ mod tests {
             budget.spend(now, pass);
             burst += 1;
         }
-        assert_eq!(burst, 50);
+        assert_eq!(burst, 5);
 
         let start = now;
         let mut passes = 0;
@@ -73,6 +74,6 @@ mod tests {
                 passes += 1;
             }
         }
-        assert!((990..=1010).contains(&passes), "{passes}");
+        assert!((540..=560).contains(&passes), "{passes}");
     }
 }
