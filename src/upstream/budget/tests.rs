@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -222,10 +224,11 @@ fn all_rest_together_and_longer_each_time() {
 }
 
 proptest! {
-    /// Whoever asks when, and gives up when: no more turns than there are, and
-    /// no turn kept back while somebody waits.
+    /// Whoever asks when, and gives up when: no more turns than there are, no
+    /// turn kept back while somebody waits, and none who waits all the time
+    /// gets two more than another.
     #[test]
-    fn turns_are_neither_made_nor_lost(
+    fn turns_are_neither_made_nor_lost_nor_unfair(
         per_second in 10u32..500,
         steps in proptest::collection::vec(
             (proptest::collection::vec((0u32..5, 0usize..4), 0..4), 0u64..30, 0usize..20),
@@ -234,6 +237,8 @@ proptest! {
     ) {
         let mut desk = Desk::new(per_second);
         let uids = [Uid::ROOT, ALICE, BOB, Uid(4003), Uid(4004)];
+        // Turns of each since it last had nothing waiting.
+        let mut since: BTreeMap<Uid, usize> = BTreeMap::new();
         for (asking, time, given_up) in steps {
             for (who, count) in asking {
                 for _ in 0..count {
@@ -244,12 +249,29 @@ proptest! {
                 desk.waiting.swap_remove(given_up);
             }
             let waited: Vec<Uid> = uids.into_iter().filter(|it| desk.waiting(*it) > 0).collect();
+            // Counted anew where somebody has come or gone: only those who wait
+            // together can be compared.
+            if !since.keys().eq(waited.iter()) {
+                since = waited.iter().map(|uid| (*uid, 0)).collect();
+            }
+            let before = desk.turns.len();
             desk.pass(MILLISECOND * time as u32);
+            for (uid, _) in &desk.turns[before..] {
+                *since.entry(*uid).or_default() += 1;
+            }
             let waiting: Vec<Uid> = waited.into_iter().filter(|it| desk.waiting(*it) > 0).collect();
             if !waiting.is_empty() {
                 prop_assert!(!desk.state.take_of_all(desk.now), "a turn was kept back");
                 prop_assert!(!waiting.contains(&Uid::ROOT) || !desk.state.take_of_reserve(desk.now));
             }
+            since.retain(|uid, _| waiting.contains(uid));
+            let fair: Vec<usize> = since
+                .iter()
+                .filter(|(uid, _)| **uid != Uid::ROOT)
+                .map(|(_, turns)| *turns)
+                .collect();
+            let spread = fair.iter().max().unwrap_or(&0) - fair.iter().min().unwrap_or(&0);
+            prop_assert!(spread <= 1, "{:?}", since);
             let ring: BTreeSet<Uid> = desk.state.ring.iter().copied().collect();
             prop_assert_eq!(ring.len(), desk.state.ring.len(), "nobody twice");
             prop_assert!(desk.state.waiting.keys().all(|uid| ring.contains(uid)));
