@@ -8,25 +8,19 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use nix::sys::socket::sockopt::{Ip6tOriginalDst, Mark, OriginalDst};
 use nix::sys::socket::{Backlog, getsockopt, listen, setsockopt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::sync::watch;
 
-use super::answer::{self, Persistence};
-use super::gate::{Gate, Inbox, LeftOver};
-use super::{Proxy, pipeline::Closed};
+use super::Proxy;
 use crate::audit::{self, Event, Reason};
 use crate::caller::{ClientSocket, Peer};
 use crate::ids::{ClientAddr, MetadataAddr, unmapped};
 use crate::limits;
-use crate::request::{Malformed, Rejected};
 
 /// How long accepting rests when it fails, as without a descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -36,11 +30,6 @@ const OVERLOAD_OVER: Duration = Duration::from_secs(10);
 
 /// Connections accepted before the requests of others have their turn.
 const IN_A_ROW: u32 = 8;
-
-/// How long after it was told to stop the daemon waits for the first request
-/// of a connection that it has accepted: its client has asked, as far as that
-/// client knows, and no other daemon can answer it.
-const FIRST_REQUEST: Duration = Duration::from_millis(500);
 
 /// A listening socket and the metadata address whose connections the rules
 /// redirect to it. One listener and port per destination and family: were
@@ -91,11 +80,12 @@ impl Proxy {
             };
             match accepted {
                 Ok((slot, stream, peer)) => {
-                    if let Some(met) = self.admit(&stream, ClientAddr::new(peer), service) {
+                    let admitted = self.admit(&stream, ClientAddr::new(peer), service);
+                    if let Some((peer, counted)) = admitted {
                         let (proxy, stop) = (Arc::clone(&self), stop.clone());
                         tokio::spawn(async move {
-                            proxy.connection(stream, met, stop).await;
-                            drop(slot);
+                            proxy.serve_connection(stream, peer, stop).await;
+                            drop((counted, slot));
                         });
                     }
                     // A queue of one user's connections may not keep the
@@ -146,71 +136,6 @@ impl Proxy {
                 None
             }
         }
-    }
-
-    async fn connection(
-        self: Arc<Self>,
-        stream: TcpStream,
-        (peer, _counted): (Peer, limits::Connection),
-        mut stop: watch::Receiver<bool>,
-    ) {
-        let inbox = Arc::new(Inbox::default());
-        let gate = Gate::new(stream, Arc::clone(&self.service), Arc::clone(&inbox));
-        let stopping = stop.clone();
-        let asked_once = AtomicBool::new(false);
-        let requests = service_fn(|request| {
-            asked_once.store(true, Ordering::Relaxed);
-            let (proxy, inbox, stopping) = (&self, &inbox, &stopping);
-            let asked = Persistence::asked_by(&request);
-            async move {
-                let arrived = inbox.take().ok_or(Closed)?;
-                let mut reply = proxy.serve_or_500(peer, arrived).await;
-                if let Ok(reply) = &mut reply {
-                    let last = *stopping.borrow();
-                    answer::settle(reply, if last { Persistence::Close } else { asked });
-                }
-                inbox.answered();
-                reply
-            }
-        });
-        let mut connection = Box::pin(
-            http1::Builder::new()
-                .title_case_headers(true)
-                .preserve_header_case(true)
-                .serve_connection(gate, requests),
-        );
-        // How the connection ended, the records say.
-        let cut_off = tokio::select! {
-            _ = connection.as_mut() => false,
-            () = stopped(&mut stop) => {
-                // The answer to a first request now ends the connection.
-                let wait = match asked_once.load(Ordering::Relaxed) {
-                    true => Duration::ZERO,
-                    false => FIRST_REQUEST,
-                };
-                let ended = tokio::time::timeout(wait, connection.as_mut()).await.is_ok();
-                if !ended {
-                    connection.as_mut().graceful_shutdown();
-                    let _ = connection.as_mut().await;
-                }
-                !ended
-            }
-        };
-        // With it the gate, which leaves behind what had begun to arrive.
-        drop(connection);
-        if let Some(left_over) = inbox.left_over() {
-            // Boxed, so that not every connection has room for the rare case.
-            Box::pin(self.record_left_over(peer, left_over, cut_off)).await;
-        }
-    }
-
-    async fn record_left_over(&self, peer: Peer, left_over: LeftOver, cut_off: bool) {
-        let rejected = match left_over {
-            LeftOver::Abandoned(part) => return self.abandoned(peer, part, cut_off).await,
-            LeftOver::Refused(Err(rejected)) => rejected,
-            LeftOver::Refused(Ok(_)) => Rejected::of_bytes(Malformed::ParserDisagrees, b""),
-        };
-        let _ = self.serve(peer, Err(rejected)).await;
     }
 }
 

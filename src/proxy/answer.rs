@@ -4,44 +4,44 @@
 //! Never invents a second service: what the real one would say is said in its
 //! own form. No answer may hold anything of another caller's.
 
-use std::convert::Infallible;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use hyper::body::{Frame, SizeHint};
-use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, SERVER,
-};
-use hyper::{Request, Response, StatusCode, Version};
+use hyper::StatusCode;
 use serde::Serialize;
 
 use crate::audit::Reason;
 use crate::authorize::Access;
 use crate::caller::Caller;
 use crate::policy::Account;
-use crate::request::{Malformed, Rejection, Ttl};
+use crate::request::{HttpVersion, Malformed, Persistence, Rejection, Ttl};
 use crate::token::MintedToken;
 use crate::upstream::{Answer, TTL};
 
-pub(super) type Reply = Response<Body>;
-
-/// A whole body. It never calls itself ended before it is polled: of one that
-/// does, hyper moves a zero Content-Length behind the other headers.
-pub(super) struct Body(Bytes);
-
-/// What becomes of the client's connection after an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Persistence {
-    KeepAlive,
-    Close,
+/// What a client is told, not yet in the form that its request asks for.
+pub(super) struct Reply {
+    status: StatusCode,
+    /// Header lines, each with its end.
+    lines: Vec<u8>,
+    /// Where `Connection` belongs among them, if it is to be said whatever it
+    /// says.
+    connection: Option<usize>,
+    body: Bytes,
 }
 
-/// Several tools take an answer for the service's by this header.
-const EC2WS: HeaderValue = HeaderValue::from_static("EC2ws");
-const TEXT: HeaderValue = HeaderValue::from_static("text/plain");
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// What the form of an answer hangs on besides itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Form {
+    pub(super) version: HttpVersion,
+    /// The answer to HEAD.
+    pub(super) without_body: bool,
+    pub(super) persistence: Persistence,
+}
+
+/// The token's TTL as the service spells it.
+const TTL_LINE: &str = "X-Aws-Ec2-Metadata-Token-Ttl-Seconds";
+const TEXT: &str = "text/plain";
+const JSON: &str = "application/json";
 
 #[derive(Serialize)]
 struct Message<'a> {
@@ -51,30 +51,49 @@ struct Message<'a> {
 
 /// A token, as the service hands one out.
 pub(super) fn minted(token: MintedToken, ttl: Ttl) -> Reply {
-    let mut headers = HeaderMap::new();
-    headers.insert(TTL, ttl.seconds().into());
-    reply(StatusCode::OK, headers, TEXT, token.into_body().into())
+    let ttl = [(TTL_LINE, ttl.seconds().to_string())];
+    reply(StatusCode::OK, &ttl, TEXT, token.into_body().into())
 }
 
 /// The service's answer; its TTL header then counts the client's own token.
 pub(super) fn passed_on(answer: Answer, access: Option<&Access>) -> Reply {
-    let (mut parts, body) = answer.into_response().into_parts();
-    match access {
-        Some(Access::Own { left: Some(left) }) if parts.headers.contains_key(TTL) => {
-            parts.headers.insert(TTL, (*left).into());
+    let mut reply = Reply::new(answer.status(), answer.body().clone());
+    let (mut dated, mut measured) = (false, false);
+    for header in answer.headers() {
+        let name = &header.name;
+        if header.is(TTL) {
+            match access {
+                Some(Access::Own { left: Some(left) }) => reply.say(name, left.to_string()),
+                Some(Access::Own { left: None }) => {}
+                _ => reply.say(name, &header.value),
+            }
+        } else if header.is("connection") {
+            reply.connection.get_or_insert(reply.lines.len());
+        } else if header.is("date") {
+            dated = true;
+            match answer.given() {
+                Some(given) => reply.say(name, httpdate::fmt_http_date(given)),
+                None => reply.say(name, &header.value),
+            }
+        } else {
+            measured |= header.is("content-length");
+            reply.say(name, &header.value);
         }
-        Some(Access::Own { left: None }) => {
-            parts.headers.remove(TTL);
-        }
-        _ => {}
     }
-    Response::from_parts(parts, Body(body))
+    if !measured && reply.status != StatusCode::NO_CONTENT {
+        reply.say("Content-Length", reply.body.len().to_string());
+    }
+    // RFC 9110, 6.6.1.
+    if !dated {
+        reply.say("Date", httpdate::fmt_http_date(SystemTime::now()));
+    }
+    reply
 }
 
 /// 401, as the service's own.
 pub(super) fn unauthorized() -> Reply {
     let status = StatusCode::UNAUTHORIZED;
-    reply(status, HeaderMap::new(), TEXT, Bytes::new())
+    reply(status, &[], TEXT, Bytes::new())
 }
 
 /// 403 with words for the user and an id for the admin.
@@ -87,7 +106,7 @@ pub(super) fn denied(caller: &Caller, path: &str, id: &str) -> Reply {
     let message =
         format!("imdsfw: {who} may not read {path}; ask the administrator of this host, id {id}");
     let status = StatusCode::FORBIDDEN;
-    json(status, HeaderMap::new(), "AccessDenied", message)
+    json(status, &[], "AccessDenied", message)
 }
 
 /// 403 where it is not the caller's uid that may not, but who else holds the
@@ -100,7 +119,7 @@ pub(super) fn withheld(path: &str, reason: Reason, id: &str) -> Reply {
     let message =
         format!("imdsfw: {path} is withheld: {why}; ask the administrator of this host, id {id}");
     let status = StatusCode::FORBIDDEN;
-    json(status, HeaderMap::new(), "AccessDenied", message)
+    json(status, &[], "AccessDenied", message)
 }
 
 /// A request with no one meaning; the connection ends with it.
@@ -118,99 +137,105 @@ pub(super) fn rejected(cause: Rejection, id: &str) -> Reply {
     };
     let message = format!("imdsfw: the request is refused ({what}), id {id}");
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
-    let mut headers = HeaderMap::new();
-    if let Rejection::Malformed(malformed) = cause
-        && let Some(allow) = malformed.allow()
-    {
-        headers.insert(ALLOW, HeaderValue::from_static(allow));
-    }
-    json(status, headers, code, message)
+    let allow = match cause {
+        Rejection::Malformed(malformed) => malformed.allow(),
+        Rejection::ForwardedHeader => None,
+    };
+    let allow = allow.map(|methods| ("Allow", methods.to_owned()));
+    json(status, allow.as_slice(), code, message)
 }
 
 /// 429: more of them than the caller's share; others are served meanwhile.
 pub(super) fn too_many(what: &str, id: &str) -> Reply {
     let message = format!("imdsfw: too many {what} for one user; wait and try again, id {id}");
     let status = StatusCode::TOO_MANY_REQUESTS;
-    json(status, HeaderMap::new(), "TooManyRequests", message)
+    json(status, &[], "TooManyRequests", message)
 }
 
 /// A failure that is not the client's.
 pub(super) fn failed(status: StatusCode, what: &str, id: &str) -> Reply {
     let message = format!("imdsfw: {what}, id {id}");
-    json(status, HeaderMap::new(), "Unavailable", message)
+    json(status, &[], "Unavailable", message)
 }
 
-/// Says in the answer what becomes of the client's connection.
-pub(super) fn settle(reply: &mut Reply, persistence: Persistence) {
-    // Where the service says nothing of it, hyper says what is needed.
-    if reply.headers().contains_key(CONNECTION) {
-        let word = match persistence {
-            Persistence::KeepAlive => "keep-alive",
-            Persistence::Close => "close",
-        };
-        let word = HeaderValue::from_static(word);
-        reply.headers_mut().insert(CONNECTION, word);
-    }
-}
-
-impl Persistence {
-    /// As the client asks (RFC 9112, 9.3).
-    pub(super) fn asked_by<B>(request: &Request<B>) -> Self {
-        let asks = |word: &str| {
-            let mut values = request.headers().get_all(CONNECTION).iter();
-            values.any(|value| {
-                let mut options = value.as_bytes().split(|byte| *byte == b',');
-                options.any(|it| it.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
-            })
-        };
-        let keeps = request.version() >= Version::HTTP_11 || asks("keep-alive");
-        if keeps && !asks("close") {
-            Self::KeepAlive
-        } else {
-            Self::Close
-        }
-    }
-}
-
-fn json(status: StatusCode, headers: HeaderMap, code: &str, message: String) -> Reply {
+fn json(status: StatusCode, headers: &[(&str, String)], code: &str, message: String) -> Reply {
     // Two strings cannot fail to serialize.
     let body = serde_json::to_vec(&Message { code, message }).unwrap_or_default();
     reply(status, headers, JSON, body.into())
 }
 
-/// In the service's order of headers, behind those given.
-fn reply(
-    status: StatusCode,
-    mut headers: HeaderMap,
-    content_type: HeaderValue,
-    body: Bytes,
-) -> Reply {
-    headers.insert(CONTENT_LENGTH, body.len().into());
-    if let Ok(now) = HeaderValue::try_from(httpdate::fmt_http_date(SystemTime::now())) {
-        headers.insert(DATE, now);
+/// In the service's order of headers, behind those given. Several tools take
+/// an answer for the service's by `Server: EC2ws`.
+fn reply(status: StatusCode, headers: &[(&str, String)], content_type: &str, body: Bytes) -> Reply {
+    let mut reply = Reply::new(status, body);
+    for (name, value) in headers {
+        reply.say(name, value);
     }
-    headers.insert(SERVER, EC2WS);
-    headers.insert(CONNECTION, HeaderValue::from_static("keep-alive"));
-    headers.insert(CONTENT_TYPE, content_type);
-    let mut reply = Response::new(Body(body));
-    *reply.status_mut() = status;
-    *reply.headers_mut() = headers;
+    reply.say("Content-Length", reply.body.len().to_string());
+    reply.say("Date", httpdate::fmt_http_date(SystemTime::now()));
+    reply.say("Server", "EC2ws");
+    reply.connection = Some(reply.lines.len());
+    reply.say("Content-Type", content_type);
     reply
 }
 
-impl hyper::body::Body for Body {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let bytes = std::mem::take(&mut self.0);
-        Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+impl Reply {
+    fn new(status: StatusCode, body: Bytes) -> Self {
+        Self {
+            status,
+            lines: Vec::with_capacity(512),
+            connection: None,
+            body,
+        }
     }
 
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(u64::try_from(self.0.len()).unwrap_or(u64::MAX))
+    /// The status.
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Of the body, in bytes.
+    pub(super) fn length(&self) -> usize {
+        self.body.len()
+    }
+
+    fn say(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        for part in [name.as_ref(), b": ", value.as_ref(), b"\r\n"] {
+            self.lines.extend_from_slice(part);
+        }
+    }
+
+    /// As it goes over the wire.
+    pub(super) fn to_bytes(&self, form: Form) -> Vec<u8> {
+        let version = match form.version {
+            HttpVersion::Http10 => "HTTP/1.0 ",
+            HttpVersion::Http11 => "HTTP/1.1 ",
+        };
+        let connection = match (form.persistence, form.version, self.connection) {
+            // What goes without saying is said where the service says it.
+            (Persistence::KeepAlive, HttpVersion::Http11, None) => "",
+            (Persistence::KeepAlive, ..) => "Connection: keep-alive\r\n",
+            (Persistence::Close, ..) => "Connection: close\r\n",
+        };
+        let at = self.connection.unwrap_or(self.lines.len());
+        let (before, behind) = self
+            .lines
+            .split_at_checked(at)
+            .unwrap_or((&self.lines, &[]));
+        let body: &[u8] = if form.without_body { b"" } else { &self.body };
+        let reason = self.status.canonical_reason().unwrap_or("Unknown");
+        [
+            version.as_bytes(),
+            self.status.as_str().as_bytes(),
+            b" ",
+            reason.as_bytes(),
+            b"\r\n",
+            before,
+            connection.as_bytes(),
+            behind,
+            b"\r\n",
+            body,
+        ]
+        .concat()
     }
 }

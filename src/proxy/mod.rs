@@ -6,8 +6,8 @@
 
 mod accept;
 mod answer;
+mod connection;
 mod forward;
-mod gate;
 mod guards;
 mod holders;
 mod notice;
@@ -16,6 +16,7 @@ mod pipeline;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ use crate::request::{Rejected, Service};
 use crate::token::{Moment, TokenKey};
 use crate::upstream::Upstream;
 use answer::Reply;
-use gate::Arrived;
+use connection::Arrived;
 use pipeline::Closed;
 
 /// How often denials that have no record of their own are summarised.
@@ -57,6 +58,8 @@ pub struct Proxy {
     upstream: Upstream,
     service: Arc<Service>,
     limits: Limits,
+    /// Requests that are being served.
+    in_service: AtomicUsize,
     mode: Mode,
     token_mode: TokenMode,
     on_audit_failure: Action,
@@ -96,6 +99,7 @@ impl Proxy {
             policy,
             tokens: TokenKey::new(&key),
             upstream: Upstream::new(config, owners),
+            in_service: AtomicUsize::new(0),
             service: Arc::new(Service {
                 provider: config.provider,
                 addresses: config.upstream.addresses.clone(),

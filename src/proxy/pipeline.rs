@@ -6,8 +6,9 @@ use std::time::Instant;
 use hyper::StatusCode;
 
 use super::answer::{self, Reply};
+use super::connection::Arrived;
 use super::forward::Passing;
-use super::gate::Arrived;
+
 use super::{Proxy, boottime};
 use crate::audit::{Decision, Ending, Pending, Reason};
 use crate::authorize::{Permit, TokenState, Withheld, judge};
@@ -259,12 +260,11 @@ fn ending(
     detail: Option<&'static str>,
     reply: &Reply,
 ) -> Ending {
-    use hyper::body::Body as _;
     Ending {
         decision,
         reason,
         detail,
         status: Some(reply.status().as_u16()),
-        bytes: reply.body().size_hint().exact().unwrap_or(0),
+        bytes: u64::try_from(reply.length()).unwrap_or(u64::MAX),
     }
 }

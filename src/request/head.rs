@@ -1,6 +1,6 @@
-//! A strict reading of the raw head, before hyper's parser sees it: hyper
-//! accepts bare LF, folded lines and more, and two readers of one head must
-//! never find two requests in it.
+//! A strict reading of the raw head, and the only one that counts: parsers
+//! in use, hyper's too, accept bare LF, folded lines and more, and two readers
+//! of one head must never find two requests in it.
 //!
 //! Works on the bytes that have arrived so far and refuses as early as they
 //! allow. It must never skip, trim away or repair a byte it does not know.
@@ -54,6 +54,15 @@ pub enum HttpVersion {
     Http10,
     /// HTTP/1.1.
     Http11,
+}
+
+/// What becomes of the client's connection after an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persistence {
+    /// The next request may come on it.
+    KeepAlive,
+    /// The answer ends it.
+    Close,
 }
 
 /// Reads what has arrived.
@@ -192,6 +201,21 @@ impl<'a> RawHead<'a> {
         match (values.next(), values.next()) {
             (_, Some(_)) => Err(repeated),
             (value, None) => Ok(value),
+        }
+    }
+
+    /// What the client asks to become of its connection (RFC 9112, 9.3).
+    pub fn persistence(&self) -> Persistence {
+        let asks = |word: &str| {
+            let mut options = self
+                .values("connection")
+                .flat_map(|value| value.split(|byte| *byte == b','));
+            options.any(|it| it.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
+        };
+        let keeps = self.version == HttpVersion::Http11 || asks("keep-alive");
+        match keeps && !asks("close") {
+            true => Persistence::KeepAlive,
+            false => Persistence::Close,
         }
     }
 

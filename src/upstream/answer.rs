@@ -1,36 +1,65 @@
 //! An answer of the service, whole and checked.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use hyper::header::{DATE, HeaderMap, HeaderValue};
-use hyper::{Response, StatusCode};
+use hyper::StatusCode;
 
 const SECRET_KEY: &[u8] = b"SecretAccessKey";
 
 /// Status, headers and body as the service sent them, without the headers
 /// that were about its connection. Cheap to clone.
 #[derive(Clone)]
-pub struct Answer(Response<Bytes>);
+pub struct Answer {
+    whole: Arc<Whole>,
+    given: Option<SystemTime>,
+}
+
+/// A header as the service spells it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Header {
+    /// A token.
+    pub name: Bytes,
+    /// Bytes that cannot end a line.
+    pub value: Bytes,
+}
+
+struct Whole {
+    status: StatusCode,
+    headers: Vec<Header>,
+    body: Bytes,
+}
 
 impl Answer {
-    pub(super) fn new(response: Response<Bytes>) -> Self {
-        Self(response)
+    pub(super) fn new(status: StatusCode, headers: Vec<Header>, body: Bytes) -> Self {
+        let whole = Arc::new(Whole {
+            status,
+            headers,
+            body,
+        });
+        Self { whole, given: None }
     }
 
     /// The status.
     pub fn status(&self) -> StatusCode {
-        self.0.status()
+        self.whole.status
     }
 
-    /// The headers.
-    pub fn headers(&self) -> &HeaderMap {
-        self.0.headers()
+    /// The headers, in their order.
+    pub fn headers(&self) -> &[Header] {
+        &self.whole.headers
+    }
+
+    /// The first value of a header, whatever the case of its name.
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        let mut headers = self.whole.headers.iter();
+        headers.find(|it| it.is(name)).map(|it| &*it.value)
     }
 
     /// The body.
     pub fn body(&self) -> &Bytes {
-        self.0.body()
+        &self.whole.body
     }
 
     /// Whether it is taken for credentials, whatever its path. A body that
@@ -42,27 +71,31 @@ impl Answer {
 
     /// As if the service had given it now.
     pub(super) fn dated(mut self, now: SystemTime) -> Self {
-        if let Some(date) = self.0.headers_mut().get_mut(DATE)
-            && let Ok(now) = HeaderValue::try_from(httpdate::fmt_http_date(now))
-        {
-            *date = now;
-        }
+        self.given = Some(now);
         self
     }
 
-    /// All of it.
-    pub fn into_response(self) -> Response<Bytes> {
-        self.0
+    /// What its `Date` is to say, where that is not what the service said.
+    pub fn given(&self) -> Option<SystemTime> {
+        self.given
+    }
+}
+
+impl Header {
+    /// Whether it has this name.
+    pub fn is(&self, name: &str) -> bool {
+        self.name.eq_ignore_ascii_case(name.as_bytes())
+    }
+}
+
+impl std::fmt::Debug for Header {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Header({:?})", self.name)
     }
 }
 
 impl std::fmt::Debug for Answer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "Answer({}, {} bytes)",
-            self.0.status(),
-            self.0.body().len()
-        )
+        write!(f, "Answer({}, {} bytes)", self.status(), self.body().len())
     }
 }

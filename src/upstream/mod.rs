@@ -19,10 +19,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use hyper::StatusCode;
-use hyper::header::HeaderName;
 use tokio::time::{Instant, timeout_at};
 
-pub use answer::Answer;
+pub use answer::{Answer, Header};
 pub(crate) use wire::Expects;
 #[cfg(any(test, fuzzing))]
 pub(crate) use wire::{After, arriving};
@@ -38,9 +37,9 @@ use memory::{Key, Memory};
 use pool::Pool;
 use token::OwnToken;
 
-pub(crate) const TOKEN: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token");
+const TOKEN: &str = "x-aws-ec2-metadata-token";
 /// The TTL header, of token requests and of answers.
-pub const TTL: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token-ttl-seconds");
+pub const TTL: &str = "x-aws-ec2-metadata-token-ttl-seconds";
 
 /// Why there is no answer to pass on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -260,9 +259,8 @@ impl Service {
     }
 
     fn token_request(&self, ttl: u32) -> Vec<u8> {
-        let name = TTL;
         format!(
-            "PUT {TOKEN_PATH} HTTP/1.1\r\n{}{name}: {ttl}\r\n\r\n",
+            "PUT {TOKEN_PATH} HTTP/1.1\r\n{}{TTL}: {ttl}\r\n\r\n",
             self.headers
         )
         .into_bytes()
@@ -279,7 +277,7 @@ impl Service {
         };
         say(&[method.as_str(), " ", path, " HTTP/1.1\r\n", &self.headers]);
         if let Some(token) = token {
-            say(&[TOKEN.as_str(), ": ", token, "\r\n"]);
+            say(&[TOKEN, ": ", token, "\r\n"]);
         }
         say(&["\r\n"]);
         request

@@ -140,9 +140,8 @@ async fn fetch(service: &Service, claim: &Claim) -> Result<Held, UpstreamError> 
     }
     let value = Token::parse(answer.body()).ok_or(refused)?;
     let granted: u32 = answer
-        .headers()
-        .get(TTL)
-        .and_then(|ttl| ttl.to_str().ok()?.parse().ok())
+        .header(TTL)
+        .and_then(|ttl| std::str::from_utf8(ttl).ok()?.parse().ok())
         .ok_or(refused)?;
     let life = Duration::from_secs(granted.min(ASKED).into());
     Ok(Held {

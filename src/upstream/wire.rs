@@ -9,17 +9,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING,
-    UPGRADE,
-};
-use hyper::{Response, StatusCode};
+use hyper::StatusCode;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::UpstreamError;
-use super::answer::Answer;
+use super::answer::{Answer, Header};
 
 /// The largest body passed on, in bytes; user data is at most 16 KiB.
 const BODY_MAX: usize = 1024 * 1024;
@@ -30,15 +26,8 @@ const HEADERS_MAX: usize = 64;
 const CHUNK_LINE_MAX: usize = 18;
 
 /// Headers of the connection to the service, which are not for the client.
-const HOP_BY_HOP: [HeaderName; 6] = [
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
-const KEEP_ALIVE: HeaderValue = HeaderValue::from_static("keep-alive");
+const HOP_BY_HOP: [&str; 5] = ["keep-alive", "proxy-connection", "te", "trailer", "upgrade"];
+const KEEP_ALIVE: Bytes = Bytes::from_static(b"keep-alive");
 
 /// Whether an answer to this has a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,11 +101,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             .map_err(|_| Failed::Stale)?;
         let head = self.head().await?;
         let Head {
-            mut response,
+            status,
+            headers,
             framing,
             mut after,
         } = Head::parse(&head, expects)?;
-        *response.body_mut() = match framing {
+        let body = match framing {
             Framing::Length(length) => self.exactly(length).await?,
             Framing::Chunked => self.chunks().await?,
             Framing::UntilClosed => {
@@ -127,7 +117,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if !self.buffer.is_empty() {
             return Err(MALFORMED.into());
         }
-        Ok((Answer::new(response), after))
+        Ok((Answer::new(status, headers, body), after))
     }
 
     /// The bytes up to and with the empty line.
@@ -220,8 +210,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
 /// What the head of an answer says.
 struct Head {
-    /// With the headers that are for the client, and no body yet.
-    response: Response<Bytes>,
+    status: StatusCode,
+    /// Those that are for the client.
+    headers: Vec<Header>,
     framing: Framing,
     after: After,
 }
@@ -258,34 +249,35 @@ impl Head {
             _ => After::Close,
         };
         let (mut length, mut chunked) = (None, false);
-        let mut kept = HeaderMap::with_capacity(parsed.headers.len());
-        for header in parsed.headers.iter() {
-            let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| MALFORMED)?;
-            let value = HeaderValue::from_maybe_shared(bytes.slice_ref(header.value))
-                .map_err(|_| MALFORMED)?;
-            if name == CONTENT_LENGTH {
-                let digits = number(header.value).ok_or(MALFORMED)?;
+        let mut headers = Vec::with_capacity(parsed.headers.len());
+        for httparse::Header { name, value } in parsed.headers.iter() {
+            let is = |other: &str| name.eq_ignore_ascii_case(other);
+            let mut said = bytes.slice_ref(value);
+            if is("content-length") {
+                let digits = number(value).ok_or(MALFORMED)?;
                 if length.replace(digits).is_some() {
                     return Err(MALFORMED);
                 }
-            } else if name == TRANSFER_ENCODING {
-                if chunked || !header.value.eq_ignore_ascii_case(b"chunked") {
+            } else if is("transfer-encoding") {
+                if chunked || !value.eq_ignore_ascii_case(b"chunked") {
                     return Err(MALFORMED);
                 }
                 chunked = true;
-            } else if name == CONNECTION {
-                after = match asks_to_close(header.value) {
-                    true => After::Close,
-                    false => after,
-                };
+                continue;
+            } else if is("connection") {
                 // Keeps its place among the headers; what it says will be
                 // about the client's connection.
-                kept.append(name, KEEP_ALIVE);
+                if asks_to_close(value) {
+                    after = After::Close;
+                }
+                said = KEEP_ALIVE;
+            } else if HOP_BY_HOP.into_iter().any(is) {
                 continue;
             }
-            if !HOP_BY_HOP.contains(&name) {
-                kept.append(name, value);
-            }
+            headers.push(Header {
+                name: bytes.slice_ref(name.as_bytes()),
+                value: said,
+            });
         }
         let framing = match (length, chunked) {
             (Some(_), true) => return Err(MALFORMED),
@@ -298,11 +290,9 @@ impl Head {
             (None, true) => Framing::Chunked,
             (None, false) => Framing::UntilClosed,
         };
-        let mut response = Response::new(Bytes::new());
-        *response.status_mut() = status;
-        *response.headers_mut() = kept;
         Ok(Self {
-            response,
+            status,
+            headers,
             framing,
             after,
         })

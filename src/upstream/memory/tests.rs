@@ -2,7 +2,6 @@ use std::collections::BTreeMap;
 use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
-use hyper::Response;
 use proptest::prelude::*;
 
 use super::*;
@@ -28,8 +27,8 @@ fn key(service: &str, path: &str) -> Key {
 }
 
 fn answer(status: u16, body: impl Into<Bytes>) -> Answer {
-    let response = Response::builder().status(status);
-    Answer::new(response.body(body.into()).unwrap())
+    let status = StatusCode::from_u16(status).unwrap();
+    Answer::new(status, Vec::new(), body.into())
 }
 
 /// Its key id is when it ends, and so tells which set was recalled.
