@@ -4,10 +4,13 @@
 //! body has one, so none can be written; text from outside is escaped before
 //! it gets here and once more by JSON.
 
-use serde::Serialize;
+use std::borrow::Cow;
+
+use serde::{Serialize, Serializer};
 
 use crate::caller::witness::Holder;
 use crate::config::Mode;
+use crate::ids::ClientAddr;
 use crate::policy::{Account, Subject};
 use crate::provider::Class;
 use crate::request::escaped;
@@ -170,7 +173,7 @@ impl Reason {
 }
 
 impl Serialize for Reason {
-    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(self.as_str())
     }
 }
@@ -200,7 +203,7 @@ pub struct RequestBody<'a> {
 }
 
 /// Who asked. Unknown is `null`.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Serialize)]
 pub struct CallerRecord<'a> {
     uid: Option<u32>,
     user: Option<&'a str>,
@@ -209,12 +212,17 @@ pub struct CallerRecord<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     groups_omitted: Option<usize>,
     pid: Option<u32>,
-    exe: Option<String>,
-    comm: Option<String>,
+    exe: Option<Cow<'a, str>>,
+    comm: Option<Cow<'a, str>>,
     loginuid: Option<i64>,
     ses: Option<i64>,
-    unit: Option<String>,
-    address: Option<String>,
+    unit: Option<Cow<'a, str>>,
+    #[serde(serialize_with = "shown")]
+    address: ClientAddr,
+}
+
+fn shown<S: Serializer>(address: &ClientAddr, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(address)
 }
 
 impl<'a> CallerRecord<'a> {
@@ -222,11 +230,11 @@ impl<'a> CallerRecord<'a> {
     /// which the socket was made, where the kernel says it.
     pub fn new(
         subject: Option<&'a Subject>,
-        unit: Option<&str>,
-        holder: Option<&Holder>,
-        address: String,
+        unit: Option<&'a str>,
+        holder: Option<&'a Holder>,
+        address: ClientAddr,
     ) -> Self {
-        let plain = |text: &str| escaped(text.as_bytes(), TEXT_MAX);
+        let plain = |text: &'a str| escaped(text.as_bytes(), TEXT_MAX);
         let of_holder = |text: fn(&Holder) -> &Option<String>| {
             holder.and_then(|it| text(it).as_deref().map(plain))
         };
@@ -236,11 +244,14 @@ impl<'a> CallerRecord<'a> {
             comm: of_holder(|holder| &holder.comm),
             loginuid: holder.and_then(|holder| holder.loginuid),
             ses: holder.and_then(|holder| holder.ses),
-            unit: unit.map(str::to_owned).or(of_holder(|holder| &holder.unit)),
-            address: Some(address),
-            ..Self::default()
+            unit: unit.map(Cow::Borrowed).or(of_holder(|holder| &holder.unit)),
+            address,
+            uid: subject.map(|subject| subject.uid.0),
+            user: None,
+            gid: None,
+            groups: None,
+            groups_omitted: None,
         };
-        record.uid = subject.map(|subject| subject.uid.0);
         if let Some(Subject {
             account: Account::Known(facts),
             ..

@@ -233,7 +233,7 @@ impl Pending {
                 facts.subject.as_deref(),
                 facts.unit.as_deref(),
                 facts.holder.as_ref(),
-                self.address.to_string(),
+                self.address,
             ),
             request: RequestRecord {
                 method: facts.method.as_deref(),
@@ -323,7 +323,7 @@ pub fn connection_refused(
         rule: None,
         policy: None,
         mode,
-        caller: CallerRecord::new(subject.as_ref(), None, None, peer.to_string()),
+        caller: CallerRecord::new(subject.as_ref(), None, None, peer),
         request: RequestRecord::default(),
         status: None,
         bytes: 0,

@@ -66,6 +66,7 @@ pub struct Callers {
 pub struct Peer {
     socket: ClientSocket,
     met: Result<SocketOwner, CallerUnknown>,
+    met_at: Instant,
 }
 
 /// What names there are for the owner of a [`Peer`]'s socket.
@@ -102,11 +103,17 @@ impl Callers {
     /// from here on; and it counts only if our end `is_open` afterwards, for
     /// no two connections with these addresses are open at once.
     pub fn meet(&self, socket: ClientSocket, is_open: impl FnOnce() -> bool) -> Peer {
+        // From before: what the kernel says is no older than this.
+        let met_at = Instant::now();
         let met = match self.diag().owner(socket) {
             Ok(_) if !is_open() => Err(CallerUnknown::NoSocket),
             met => met,
         };
-        Peer { socket, met }
+        Peer {
+            socket,
+            met,
+            met_at,
+        }
     }
 
     /// Looks up the names of the peer, which may take a while: so it comes
@@ -116,18 +123,31 @@ impl Callers {
     }
 
     /// The caller at the other end, to be asked when the whole request has
-    /// been read: the very socket that was met, unchanged.
-    pub fn identify(&self, peer: Peer, known: Acquaintance) -> Result<Caller, CallerUnknown> {
+    /// been read, which is so since `whole_since`: the very socket that was
+    /// met, unchanged. One that was met since then, and a moment ago, is.
+    pub fn identify(
+        &self,
+        peer: Peer,
+        known: Acquaintance,
+        whole_since: Instant,
+    ) -> Result<Caller, CallerUnknown> {
         let owner = peer.met?;
-        self.diag().still(peer.socket, &owner)?;
-        Ok(Caller::new(peer.socket, owner, known))
+        let seen = if peer.met_at >= whole_since && peer.met_at.elapsed() < MOMENT {
+            peer.met_at
+        } else {
+            let seen = Instant::now();
+            self.diag().still(peer.socket, &owner)?;
+            seen
+        };
+        Ok(Caller::new(peer.socket, owner, known, seen))
     }
 
     /// Who opened the connection. For records alone: whether that socket is
     /// still at the other end, this does not ask.
     pub async fn opener(&self, peer: Peer) -> Option<Caller> {
         let owner = peer.met.ok()?;
-        Some(Caller::new(peer.socket, owner, self.named(&owner).await))
+        let known = self.named(&owner).await;
+        Some(Caller::new(peer.socket, owner, known, peer.met_at))
     }
 
     async fn named(&self, owner: &SocketOwner) -> Acquaintance {
@@ -191,11 +211,11 @@ impl Peer {
 }
 
 impl Caller {
-    fn new(socket: ClientSocket, owner: SocketOwner, known: Acquaintance) -> Self {
+    fn new(socket: ClientSocket, owner: SocketOwner, known: Acquaintance, seen: Instant) -> Self {
         Self {
             socket,
             owner,
-            seen: Instant::now(),
+            seen,
             subject: known.subject,
             unit: known.unit,
         }

@@ -64,10 +64,10 @@ impl Names {
 
     /// The account of `uid`, or that it cannot be known now.
     pub async fn subject(&self, uid: Uid) -> Arc<Subject> {
-        let mut answer = self.0.ask(uid);
-        if let Some(subject) = &*answer.borrow() {
-            return Arc::clone(subject);
+        if let Some(subject) = self.0.known(uid) {
+            return subject;
         }
+        let mut answer = self.0.ask(uid);
         let known = tokio::time::timeout(DEADLINE, answer.wait_for(Option::is_some)).await;
         known
             .ok()
@@ -77,6 +77,12 @@ impl Names {
 }
 
 impl Shared {
+    fn known(&self, uid: Uid) -> Option<Arc<Subject>> {
+        let entries = self.entries();
+        let entry = entries.get(&uid).filter(|entry| entry.is_fresh())?;
+        entry.answer.borrow().clone()
+    }
+
     fn ask(&self, uid: Uid) -> watch::Receiver<Option<Arc<Subject>>> {
         let mut entries = self.entries();
         if let Some(entry) = entries.get(&uid)

@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::watch;
 
 use super::Proxy;
+use super::connection::Connection;
 use crate::audit::{self, Event, Reason};
 use crate::caller::{ClientSocket, Peer};
 use crate::ids::{ClientAddr, MetadataAddr, unmapped};
@@ -80,14 +81,12 @@ impl Proxy {
             };
             match accepted {
                 Ok((slot, stream, peer)) => {
-                    let admitted = self.admit(&stream, ClientAddr::new(peer), service);
-                    if let Some((peer, counted)) = admitted {
-                        let (proxy, stop) = (Arc::clone(&self), stop.clone());
-                        tokio::spawn(async move {
-                            proxy.serve_connection(stream, peer, stop).await;
-                            drop((counted, slot));
-                        });
-                    }
+                    let (proxy, stop) = (Arc::clone(&self), stop.clone());
+                    let client = ClientAddr::new(peer);
+                    tokio::spawn(async move {
+                        proxy.receive(stream, client, service, stop).await;
+                        drop(slot);
+                    });
                     // A queue of one user's connections may not keep the
                     // requests of others waiting until it is empty.
                     in_a_row = (in_a_row + 1) % IN_A_ROW;
@@ -106,6 +105,22 @@ impl Proxy {
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
+        }
+    }
+
+    /// Most often a client has asked by the time it is accepted. Read before
+    /// its socket is looked up, its request needs no second look.
+    async fn receive(
+        &self,
+        stream: TcpStream,
+        client: ClientAddr,
+        service: MetadataAddr,
+        stop: watch::Receiver<bool>,
+    ) {
+        let mut connection = Connection::new(stream);
+        connection.read_early();
+        if let Some((peer, _counted)) = self.admit(connection.stream(), client, service) {
+            self.serve_connection(connection, peer, stop).await;
         }
     }
 

@@ -7,7 +7,7 @@
 //! no buffer, so that thousands of idle ones cost little.
 
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, Read as _};
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -54,6 +55,8 @@ pub(super) struct Connection {
     timer: Timer,
     /// How many requests have come on it.
     requests: u32,
+    /// When bytes last came.
+    read_at: std::time::Instant,
 }
 
 /// What comes next on a connection.
@@ -77,11 +80,10 @@ impl Proxy {
     /// Serves a connection until its client, a deadline or the daemon ends it.
     pub(super) async fn serve_connection(
         &self,
-        stream: TcpStream,
+        mut connection: Connection,
         peer: Peer,
         mut stop: watch::Receiver<bool>,
     ) {
-        let mut connection = Connection::new(stream);
         let cut_off = loop {
             let (arrived, mut form) = match connection.next(&self.service, &mut stop).await {
                 Next::Request(arrived, form) => (*arrived, form),
@@ -89,7 +91,8 @@ impl Proxy {
             };
             self.in_service.fetch_add(1, Ordering::Relaxed);
             let served = {
-                let serving = pin!(self.serve_or_500(peer, arrived));
+                let whole_since = connection.read_at;
+                let serving = pin!(self.serve_or_500(peer, arrived, whole_since));
                 tokio::select! {
                     biased;
                     served = serving => Some(served),
@@ -127,13 +130,33 @@ impl Proxy {
 }
 
 impl Connection {
-    fn new(stream: TcpStream) -> Self {
+    pub(super) fn new(stream: TcpStream) -> Self {
+        let now = Instant::now();
         Self {
             stream,
             buffer: Vec::new(),
-            timer: Timer::new(Instant::now() + HEAD_DEADLINE),
+            timer: Timer::new(now + HEAD_DEADLINE),
             requests: 0,
+            read_at: now.into_std(),
         }
+    }
+
+    pub(super) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Takes what has come already, which the runtime has not heard of yet. An
+    /// end or error comes again when it is read.
+    pub(super) fn read_early(&mut self) {
+        let mut space = [0; 1024];
+        if let Ok(len) = (&*SockRef::from(&self.stream)).read(&mut space) {
+            self.take_in(space.get(..len).unwrap_or_default());
+        }
+    }
+
+    fn take_in(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+        self.read_at = std::time::Instant::now();
     }
 
     async fn next(&mut self, service: &Arc<Service>, stop: &mut watch::Receiver<bool>) -> Next {
@@ -256,7 +279,7 @@ impl Connection {
         let mut space = [MaybeUninit::uninit(); 4096];
         let mut read = ReadBuf::uninit(&mut space);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
-        self.buffer.extend_from_slice(read.filled());
+        self.take_in(read.filled());
         Poll::Ready(Ok(read.filled().len()))
     }
 

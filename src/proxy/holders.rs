@@ -4,8 +4,8 @@
 //! Only credentials may wait for the witness; everything else goes on when it
 //! is gone, and waits for no more than a filled record is worth.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
@@ -14,15 +14,34 @@ use crate::audit::{Ending, Pending};
 use crate::authorize::{Withheld, judge_holders};
 use crate::caller::Caller;
 use crate::caller::witness::{Seen, Unwitnessed, Urgency, speaker};
+use crate::limits::{Bucket, Rate};
 use crate::request::CanonicalPath;
 
-/// Looks under way at once that only fill records.
-pub(super) const LOOKS_MAX: usize = 8;
+/// Looks that only fill records, begun in a second, and how many of them at
+/// once: what the witness gives them for long. To ask it more often, to be told
+/// that it has no time, costs each request as much as its policy does.
+const LOOKS_PER_SECOND: u32 = 50;
+const LOOKS_AT_ONCE: u32 = 32;
 /// For the record of a request whose answer is there.
 const GRACE: Duration = Duration::from_millis(20);
 
 /// What asking the witness came to.
 pub(super) type Witnessed = Result<Seen, Unwitnessed>;
+
+/// How many looks there may be.
+pub(super) struct Looks(Rate, Mutex<Bucket>);
+
+impl Looks {
+    pub(super) fn new() -> Self {
+        let rate = Rate::new(LOOKS_PER_SECOND, Duration::from_secs(1), LOOKS_AT_ONCE);
+        Self(rate, Mutex::default())
+    }
+
+    fn take(&self) -> bool {
+        let mut taken = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.take(self.0, Instant::now())
+    }
+}
 
 /// A look at who asks that nobody waits for: it only fills a record.
 pub(super) struct Look(Option<JoinHandle<Witnessed>>);
@@ -53,14 +72,12 @@ impl Proxy {
         if self.callers.witness_rests() {
             return Look(None);
         }
-        let Ok(one_of_few) = Arc::clone(&self.looks).try_acquire_owned() else {
+        if !self.looks.take() {
             return Look(None);
-        };
+        }
         let (callers, caller) = (Arc::clone(&self.callers), caller.clone());
         Look(Some(tokio::spawn(async move {
-            let seen = callers.holders(&caller, Urgency::WhenIdle).await;
-            drop(one_of_few);
-            seen
+            callers.holders(&caller, Urgency::WhenIdle).await
         })))
     }
 

@@ -18,7 +18,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
 use nix::time::{ClockId, clock_gettime};
@@ -38,6 +38,7 @@ use crate::token::{Moment, TokenKey};
 use crate::upstream::Upstream;
 use answer::Reply;
 use connection::Arrived;
+use holders::Looks;
 use pipeline::Closed;
 
 /// How often denials that have no record of their own are summarised.
@@ -51,7 +52,7 @@ pub struct Proxy {
     log: Log,
     connections: usize,
     callers: Arc<Callers>,
-    looks: Arc<Semaphore>,
+    looks: Looks,
     guards: Guards,
     policy: Policy,
     tokens: TokenKey,
@@ -94,7 +95,7 @@ impl Proxy {
             connections,
             limits: Limits::new(&config.limits, Arc::clone(&owners), connections),
             callers: Arc::new(callers),
-            looks: Arc::new(Semaphore::new(holders::LOOKS_MAX)),
+            looks: Looks::new(),
             guards,
             policy,
             tokens: TokenKey::new(&key),
@@ -141,8 +142,13 @@ impl Proxy {
     }
 
     /// A fault in this program costs one request, not the daemon.
-    async fn serve_or_500(&self, peer: Peer, arrived: Arrived) -> Result<Reply, Closed> {
-        let mut serving = std::pin::pin!(self.serve(peer, arrived));
+    async fn serve_or_500(
+        &self,
+        peer: Peer,
+        arrived: Arrived,
+        whole_since: Instant,
+    ) -> Result<Reply, Closed> {
+        let mut serving = std::pin::pin!(self.serve(peer, arrived, whole_since));
         std::future::poll_fn(|cx| {
             match catch_unwind(AssertUnwindSafe(|| serving.as_mut().poll(cx))) {
                 Ok(poll) => poll,

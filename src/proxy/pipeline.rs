@@ -34,13 +34,13 @@ pub(super) type Served = Result<Reply, Closed>;
 impl Proxy {
     /// Serves one request: who asks, what, with which token, by which rule;
     /// then, and only then, the service. Every way out writes the record.
-    pub(super) async fn serve(&self, peer: Peer, arrived: Arrived) -> Served {
+    pub(super) async fn serve(&self, peer: Peer, arrived: Arrived, whole_since: Instant) -> Served {
         let mut record = Pending::new(&self.log, peer.address(), self.mode);
         record.facts.policy = Some(Arc::clone(self.policy.hash()));
         describe(&mut record, &arrived);
         let known = self.callers.acquaint(peer).await;
         self.limits.turn(peer.uid()).await;
-        let caller = known.and_then(|known| self.callers.identify(peer, known));
+        let caller = known.and_then(|known| self.callers.identify(peer, known, whole_since));
         if let Ok(caller) = &caller {
             record.facts.subject = Some(Arc::clone(caller.subject()));
             record.facts.unit = caller.unit().cloned();

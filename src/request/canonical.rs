@@ -2,6 +2,7 @@
 //! can make. What is judged and what is sent are both read from it; no byte
 //! of the client's is kept beside it.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use super::head::{HttpVersion, RawHead};
@@ -163,8 +164,10 @@ impl Rejected {
         let method = parts.next().filter(|part| !part.is_empty());
         Self {
             cause: cause.into(),
-            method: method.map(|method| escaped(method, 16)),
-            raw: parts.next().map(|target| escaped(target, RAW_TARGET_MAX)),
+            method: method.map(|method| escaped(method, 16).into()),
+            raw: parts
+                .next()
+                .map(|target| escaped(target, RAW_TARGET_MAX).into()),
             user_agent: None,
         }
     }
@@ -176,13 +179,13 @@ impl CanonicalRequest {
         let user_agent = head
             .values("user-agent")
             .next()
-            .map(|it| escaped(it, USER_AGENT_MAX));
+            .map(|it| escaped(it, USER_AGENT_MAX).into());
         match intent(service, head) {
             Ok(intent) => Ok(Self { intent, user_agent }),
             Err(cause) => Err(Rejected {
                 cause,
-                method: Some(escaped(head.method, 16)),
-                raw: Some(escaped(head.target, RAW_TARGET_MAX)),
+                method: Some(escaped(head.method, 16).into()),
+                raw: Some(escaped(head.target, RAW_TARGET_MAX).into()),
                 user_agent,
             }),
         }
@@ -250,19 +253,25 @@ fn ttl(head: &RawHead<'_>) -> Result<Ttl, Malformed> {
 }
 
 /// Printable ASCII with `\xNN` for the rest and for `\` itself, cut at `max`
-/// bytes of input and marked with `…` where it was.
-pub fn escaped(bytes: &[u8], max: usize) -> String {
-    let mut out: String = bytes
-        .iter()
-        .take(max)
-        .map(|byte| match byte {
-            b'\\' => "\\\\".to_owned(),
-            b' '..=b'~' => char::from(*byte).to_string(),
-            _ => format!("\\x{byte:02x}"),
-        })
-        .collect();
+/// bytes of input and marked with `…` where it was. Most text is that already.
+pub fn escaped(bytes: &[u8], max: usize) -> Cow<'_, str> {
+    let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && *byte != b'\\';
+    if bytes.len() <= max
+        && bytes.iter().all(is_plain)
+        && let Ok(text) = std::str::from_utf8(bytes)
+    {
+        return text.into();
+    }
+    let mut out = String::with_capacity(bytes.len().min(max));
+    for byte in bytes.iter().take(max) {
+        match byte {
+            b'\\' => out.push_str("\\\\"),
+            byte if is_plain(byte) => out.push(char::from(*byte)),
+            byte => out.extend(["\\x", &format!("{byte:02x}")]),
+        }
+    }
     if bytes.len() > max {
         out.push('…');
     }
-    out
+    out.into()
 }

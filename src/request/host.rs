@@ -35,7 +35,7 @@ impl Service {
             None => name.parse().ok().filter(IpAddr::is_ipv4),
         };
         self.addresses.iter().any(|address| {
-            let port_fits = port.is_none_or(|port| port == address.port().to_string());
+            let port_fits = port.is_none_or(|port| is_number(port, address.port()));
             let name_fits = match ip {
                 Some(ip) => unmapped(SocketAddr::new(ip, 0)).ip() == address.ip(),
                 None => self
@@ -47,6 +47,12 @@ impl Service {
             port_fits && name_fits
         })
     }
+}
+
+/// In the one form that a port has.
+fn is_number(text: &str, number: u16) -> bool {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
+    plain && text.parse() == Ok(number)
 }
 
 #[cfg(test)]

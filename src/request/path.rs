@@ -5,6 +5,7 @@
 //! upstream request is rebuilt from it, so the two cannot disagree. It must
 //! never guess: what two programs could read differently is refused.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::provider::{Class, Keep, Provider};
@@ -162,7 +163,12 @@ fn segments_of(path: &str) -> impl Iterator<Item = &str> + Clone {
     path.split('/').filter(|segment| !segment.is_empty())
 }
 
-fn decode(target: &[u8]) -> Result<String, PathError> {
+fn decode(target: &[u8]) -> Result<Cow<'_, str>, PathError> {
+    if target.iter().all(|byte| may_stand_plain(*byte))
+        && let Ok(text) = std::str::from_utf8(target)
+    {
+        return Ok(text.into());
+    }
     let mut out = String::with_capacity(target.len());
     let mut bytes = target.iter().copied();
     while let Some(byte) = bytes.next() {
@@ -183,7 +189,7 @@ fn decode(target: &[u8]) -> Result<String, PathError> {
         };
         out.push(char::from(byte));
     }
-    Ok(out)
+    Ok(out.into())
 }
 
 fn hex_digit(byte: u8) -> Option<u8> {
@@ -197,12 +203,15 @@ fn hex_digit(byte: u8) -> Option<u8> {
 
 /// The bytes a path may hold as they are.
 pub(crate) fn may_stand_plain(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"+-=.,_:@~*!'()$&/".contains(&byte)
+    matches!(byte,
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'+' | b'-' | b'=' | b'.' | b',' | b'_' | b':'
+            | b'@' | b'~' | b'*' | b'!' | b'\'' | b'(' | b')' | b'$' | b'&' | b'/')
 }
 
 /// The bytes whose escape means the same as the byte to every reader.
 fn may_be_escaped(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"+=,.@_:-".contains(&byte)
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'+' | b'=' | b',' | b'.' | b'@' | b'_' | b':' | b'-')
 }
 
 #[cfg(test)]

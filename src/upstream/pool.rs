@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,12 @@ pub(super) struct Pool {
     address: SocketAddr,
     connect_timeout: Duration,
     idle: Mutex<VecDeque<(Instant, Connection)>>,
+    /// Requests under way.
+    asking: AtomicUsize,
 }
+
+/// Counts a request as under way, however that ends.
+struct Asking<'p>(&'p AtomicUsize);
 
 impl Pool {
     pub(super) fn new(address: SocketAddr, connect_timeout: Duration) -> Self {
@@ -26,6 +32,7 @@ impl Pool {
             address,
             connect_timeout,
             idle: Mutex::default(),
+            asking: AtomicUsize::new(0),
         }
     }
 
@@ -36,6 +43,11 @@ impl Pool {
         request: &[u8],
         expects: Expects,
     ) -> Result<Answer, UpstreamError> {
+        let _asking = Asking::new(&self.asking);
+        // Requests that leave one right after the other wake the service once.
+        if self.asking.load(Ordering::Relaxed) > 1 {
+            tokio::task::yield_now().await;
+        }
         if let Some(connection) = self.take_idle() {
             match self.exchange(connection, request, expects).await {
                 Ok(answer) => return Ok(answer),
@@ -82,5 +94,18 @@ impl Pool {
 
     fn idle(&self) -> MutexGuard<'_, VecDeque<(Instant, Connection)>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<'p> Asking<'p> {
+    fn new(count: &'p AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
