@@ -9,7 +9,7 @@
 use std::future::poll_fn;
 use std::io::{self, Read as _};
 use std::mem::MaybeUninit;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
@@ -92,7 +92,8 @@ impl Proxy {
             self.in_service.fetch_add(1, Ordering::Relaxed);
             let served = {
                 let whole_since = connection.read_at;
-                let serving = pin!(self.serve_or_500(peer, arrived, whole_since));
+                // Boxed: between requests no connection has room for one.
+                let serving = Box::pin(self.serve_or_500(peer, arrived, whole_since));
                 tokio::select! {
                     biased;
                     served = serving => Some(served),

@@ -20,7 +20,7 @@ use crate::request::CanonicalPath;
 /// Looks that only fill records, begun in a second, and how many of them at
 /// once: what the witness gives them for long. To ask it more often, to be told
 /// that it has no time, costs each request as much as its policy does.
-const LOOKS_PER_SECOND: u32 = 50;
+const LOOKS_PER_SECOND: u32 = 10;
 const LOOKS_AT_ONCE: u32 = 32;
 /// For the record of a request whose answer is there.
 const GRACE: Duration = Duration::from_millis(20);
