@@ -29,3 +29,57 @@ pub fn parsers_agree(bytes: &[u8], ours: &RawHead<'_>, len: usize) -> bool {
         && theirs.version == Some(version)
         && same_headers
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Scan, scan};
+    use super::*;
+
+    const HEAD: &[u8] = b"GET /latest HTTP/1.1\r\nHost: x\r\nAccept:  */* \r\n\r\n";
+
+    #[test]
+    fn agrees_on_one_request_and_on_no_other() {
+        let Scan::Whole { head, len } = scan(HEAD) else {
+            panic!("a sound head");
+        };
+        assert!(parsers_agree(HEAD, &head, len));
+        assert!(!parsers_agree(HEAD, &head, len + 1), "something behind it");
+        for (what, other) in [
+            ("cut", &HEAD[..len - 1]),
+            (
+                "another method",
+                b"PUT /latest HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n\r\n",
+            ),
+            (
+                "another target",
+                b"GET /lates_ HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n\r\n",
+            ),
+            (
+                "another version",
+                b"GET /latest HTTP/1.0\r\nHost: x\r\nAccept: */*\r\n\r\n",
+            ),
+            (
+                "another value",
+                b"GET /latest HTTP/1.1\r\nHost: y\r\nAccept: */*\r\n\r\n",
+            ),
+            (
+                "one header less",
+                b"GET /latest HTTP/1.1\r\nHost: x\r\n\r\n",
+            ),
+        ] {
+            let end = if what == "cut" { len } else { other.len() };
+            assert!(!parsers_agree(other, &head, end), "{what}");
+        }
+    }
+
+    #[test]
+    fn an_empty_chunked_body_may_follow() {
+        let bytes =
+            b"PUT /latest/api/token HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+        let Scan::Whole { head, len } = scan(bytes) else {
+            panic!("a sound head");
+        };
+        assert_eq!(len, bytes.len());
+        assert!(parsers_agree(bytes, &head, len));
+    }
+}
