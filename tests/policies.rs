@@ -328,6 +328,23 @@ fn there_is_no_file_that_these_tests_do_not_know() {
 }
 
 #[test]
+fn the_readme_names_every_base() {
+    let (_, table) = include_str!("../README.md")
+        .split_once("<!-- policies -->\n")
+        .unwrap();
+    let (table, _) = table.split_once("\n\n").unwrap();
+    let rows = table.lines().skip(2).map(|row| {
+        let (name, _) = row.strip_prefix("| [`").unwrap().split_once("`](").unwrap();
+        assert!(row.contains(&format!("(policies/{name})")), "{row}");
+        name.to_owned()
+    });
+    assert_eq!(
+        rows.collect::<BTreeSet<_>>(),
+        BASES.map(str::to_owned).into()
+    );
+}
+
+#[test]
 fn every_shipped_policy_loads_and_proves_itself() {
     for name in shipped() {
         let source = [source(&name)];
