@@ -72,7 +72,7 @@ fn policy(rules: usize) -> Policy {
     let shipped = include_str!("../policies/multi-user.toml");
     let sources = [
         Source::new("10-site.toml", &text),
-        Source::new("50-multi-user.toml", shipped),
+        Source::new("90-base.toml", shipped),
     ];
     let mut found = Diagnostics::new();
     Policy::parse(&sources, Provider::Aws, Action::Deny, &mut found)

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs imdsfw on a host that has no package for it, and takes it away.
 #
-#   install.sh BINARY        the program, its policy, manual and service files
+#   install.sh BINARY        the program, its policies, manual and service files
 #   install.sh --uninstall   all that, and the rules; not the config, the log
 #                            and the policies of this host, nor the accounts
 #
@@ -31,7 +31,13 @@ install_all() {
     # Its own pages and completions; also proves that it runs here.
     "$1" --version >/dev/null
     put 755 "$1" /usr/sbin/imdsfw
-    put 644 "$here/../policies/multi-user.toml" /usr/lib/imdsfw/policy.d/50-multi-user.toml
+    put 644 "$here/../policies/multi-user.toml" /usr/lib/imdsfw/policy.d/90-base.toml
+    for policy in "$here"/../policies/*.toml; do
+        put 644 "$policy" "/usr/share/doc/imdsfw/examples/$(basename "$policy")"
+    done
+    for policy in "$here"/../policies/agents/*.toml; do
+        put 644 "$policy" "/usr/share/doc/imdsfw/examples/agents/$(basename "$policy")"
+    done
     put 644 "$here/logrotate" /etc/logrotate.d/imdsfw
     # A config of this host stays as it is.
     [ -e "$root/etc/imdsfw/imdsfw.toml" ] ||
@@ -100,7 +106,7 @@ uninstall() {
         "$root/usr/share/zsh/vendor-completions/_imdsfw" \
         "$root"/usr/share/man/man8/imdsfw.8 \
         "$root"/usr/share/man/man8/imdsfw-*.8
-    rm -rf "$root/usr/lib/imdsfw"
+    rm -rf "$root/usr/lib/imdsfw" "$root/usr/share/doc/imdsfw"
     echo "removed; left: /etc/imdsfw, /var/lib/imdsfw, /var/log/imdsfw, and whose they are"
 }
 

@@ -18,6 +18,7 @@ const SERVICES: [&str; 3] = [
     "imdsfw-rules.service",
     "imdsfw-witness.service",
 ];
+const EXAMPLES: &str = "usr/share/doc/imdsfw/examples";
 /// Exposure in tenths, of ten: as `systemd-analyze security` counts.
 const EXPOSURE_MAX: &str = "--threshold=15";
 
@@ -363,16 +364,40 @@ fn the_installer_takes_away_what_it_brought() {
     );
     let installed = files(root.path());
     for needed in [
-        "usr/lib/imdsfw/policy.d/50-multi-user.toml",
+        "usr/lib/imdsfw/policy.d/90-base.toml",
         "usr/lib/systemd/system/imdsfw.socket",
         "usr/share/man/man8/imdsfw-run.8",
         "etc/logrotate.d/imdsfw",
     ] {
         assert!(installed.contains(&root.path().join(needed)), "{needed}");
     }
+    // One policy is in force, and all are there to choose from.
+    assert_eq!(names(&root.path().join("usr/lib/imdsfw/policy.d")).len(), 1);
+    for directory in ["", "agents"] {
+        let ours = deploy("../policies").join(directory);
+        let theirs = root.path().join(EXAMPLES).join(directory);
+        assert_eq!(names(&theirs), names(&ours));
+    }
     must(installer().arg("--uninstall"));
     assert_eq!(files(root.path()), [config].into());
     assert_eq!(run(installer().arg("--unknown")).status.code(), Some(2));
+}
+
+/// The package brings what the installer brings.
+#[test]
+fn the_package_has_every_policy() {
+    let cargo = include_str!("../Cargo.toml");
+    for (from, to) in [
+        (
+            "policies/multi-user.toml",
+            "usr/lib/imdsfw/policy.d/90-base.toml",
+        ),
+        ("policies/*.toml", &format!("{EXAMPLES}/")),
+        ("policies/agents/*.toml", &format!("{EXAMPLES}/agents/")),
+    ] {
+        let asset = format!("[{from:?}, {to:?}, \"644\"],");
+        assert!(cargo.contains(&asset), "{asset}");
+    }
 }
 
 fn names(directory: &Path) -> BTreeSet<String> {

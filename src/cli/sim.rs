@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Outcome;
-use crate::sim::{self, RoleName, Rotation, Settings};
+use crate::sim::{self, Item, RoleName, Rotation, Settings};
 
 /// Run a simulated EC2 metadata service.
 ///
@@ -57,6 +57,11 @@ pub(super) struct Args {
     /// Serve this file as user data.
     #[arg(long, value_name = "FILE")]
     user_data: Option<PathBuf>,
+
+    /// Serve VALUE at PATH, below any version; may be given more than once.
+    /// PATH is, for example, meta-data/spot/instance-action.
+    #[arg(long = "item", value_name = "PATH=VALUE")]
+    items: Vec<Item>,
 
     /// Append one JSON line per connection and per request to this file,
     /// before the answer is sent: "event" is connection or request; "token"
@@ -124,6 +129,7 @@ fn settings(args: Args) -> Result<Settings, Box<dyn std::error::Error>> {
         rotation: Rotation::new(*args.credential_life, args.rotate_every.map(|d| *d))?,
         role: (!args.no_role).then_some(args.role),
         user_data,
+        items: args.items,
         request_log: args.request_log,
     })
 }

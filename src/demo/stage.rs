@@ -85,7 +85,7 @@ impl Stage {
         write("imdsfw.toml", CONFIG)?;
         fs::create_dir(path("policy.d")).map_err(file("policy.d"))?;
         write(
-            "policy.d/50-multi-user.toml",
+            "policy.d/90-base.toml",
             include_str!("../../policies/multi-user.toml"),
         )?;
         fs::create_dir(path("log")).map_err(file("log"))?;

@@ -51,6 +51,8 @@ pub struct Settings {
     pub role: Option<RoleName>,
     /// Served as it is.
     pub user_data: Bytes,
+    /// What this instance has besides, or otherwise, than a new one.
+    pub items: Vec<Item>,
     /// Appended to before each answer; see `imdsfw sim --help`.
     pub request_log: Option<PathBuf>,
 }
@@ -64,6 +66,7 @@ impl Default for Settings {
             rotation: Rotation::default(),
             role: Some(RoleName("web".into())),
             user_data: instance::DEFAULT_USER_DATA.into(),
+            items: Vec::new(),
             request_log: None,
         }
     }
@@ -102,6 +105,36 @@ impl FromStr for RoleName {
     }
 }
 
+/// One item more, or in place of the one that stands there: a key of who is
+/// logging in, the end of a spot instance, another network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// Below the version, without outer slashes.
+    path: String,
+    value: String,
+}
+
+impl FromStr for Item {
+    type Err = &'static str;
+
+    /// `meta-data/PATH=VALUE` or `dynamic/PATH=VALUE`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (path, value) = text.split_once('=').ok_or("expected PATH=VALUE")?;
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.,_:@".contains(&byte);
+        let is_name = |name: &str| !matches!(name, "" | "." | "..") && name.bytes().all(plain);
+        let below = path
+            .strip_prefix("meta-data/")
+            .or_else(|| path.strip_prefix("dynamic/"));
+        match below {
+            Some(below) if below.split('/').all(is_name) => Ok(Self {
+                path: path.to_owned(),
+                value: value.to_owned(),
+            }),
+            _ => Err("a path is meta-data/NAME or dynamic/NAME, with more names behind slashes"),
+        }
+    }
+}
+
 /// Why the service cannot run.
 #[derive(Debug)]
 pub enum Error {
@@ -111,6 +144,13 @@ pub enum Error {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// Two items, of which one would have to be a directory too.
+    Item {
+        /// The upper of the two.
+        above: String,
+        /// The one below.
+        below: String,
     },
     /// A listener cannot be used by the runtime.
     Listener(io::Error),
@@ -129,6 +169,9 @@ impl fmt::Display for Error {
                     "cannot open the request log {}: {source}",
                     path.display()
                 )
+            }
+            Self::Item { above, below } => {
+                write!(f, "{above} is an item, so {below} cannot stand below it")
             }
             Self::Listener(source) => write!(f, "cannot use a listening socket: {source}"),
             Self::Random(source) => write!(f, "the system gives no random bytes: {source}"),

@@ -67,8 +67,9 @@ impl Service {
             tree: Tree::new(
                 settings.role.as_ref().map(RoleName::as_str),
                 settings.user_data,
+                settings.items,
                 epoch.civil,
-            ),
+            )?,
             role: settings.role,
             throttle: settings
                 .requests_per_second

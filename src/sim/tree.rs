@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use super::instance;
+use super::{Error, Item, instance};
 
 /// What a path leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,17 +44,28 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    pub(super) fn new(role: Option<&str>, user_data: Bytes, launched: SystemTime) -> Self {
-        let leaves = leaves(role, user_data, launched);
+    pub(super) fn new(
+        role: Option<&str>,
+        user_data: Bytes,
+        items: Vec<Item>,
+        launched: SystemTime,
+    ) -> Result<Self, Error> {
+        let mut leaves = leaves(role, user_data, launched);
+        leaves.extend(
+            items
+                .into_iter()
+                .map(|item| (item.path, Node::Text(item.value.into()))),
+        );
+        refuse_leaves_below_leaves(&leaves)?;
         let mut nodes: HashMap<_, _> = listings(leaves.keys())
             .into_iter()
             .map(|(directory, listing)| (directory, Node::Text(listing.into())))
             .collect();
         nodes.extend(leaves);
-        Self {
+        Ok(Self {
             versions: instance::VERSIONS.join("\n").into(),
             nodes,
-        }
+        })
     }
 
     /// What stands at an absolute path, the version segment included.
@@ -113,6 +124,22 @@ fn leaves(role: Option<&str>, user_data: Bytes, launched: SystemTime) -> BTreeMa
     leaves
 }
 
+fn refuse_leaves_below_leaves(leaves: &BTreeMap<String, Node>) -> Result<(), Error> {
+    for below in leaves.keys() {
+        let (mut above, _) = split(below);
+        while !above.is_empty() {
+            if leaves.contains_key(above) {
+                return Err(Error::Item {
+                    above: above.to_owned(),
+                    below: below.clone(),
+                });
+            }
+            (above, _) = split(above);
+        }
+    }
+    Ok(())
+}
+
 /// The listing of every directory above the leaves: one entry a line, no
 /// final newline, directories with a slash behind.
 fn listings<'a>(leaves: impl Iterator<Item = &'a String>) -> BTreeMap<String, String> {
@@ -153,7 +180,7 @@ mod tests {
     use super::*;
 
     fn tree(role: Option<&str>) -> Tree {
-        Tree::new(role, "data".into(), SystemTime::UNIX_EPOCH)
+        Tree::new(role, "data".into(), Vec::new(), SystemTime::UNIX_EPOCH).unwrap()
     }
 
     fn text(tree: &Tree, path: &str) -> String {

@@ -5,9 +5,9 @@ use serde_json::Value;
 
 use crate::common::net::in_network;
 use crate::common::user::{ALICE, INSTANCE_CONNECT, ROOT, User};
-use crate::desk::{Desk, Printed, lines};
+use crate::desk::{Desk, Kind, Printed, lines};
 
-const CRAWL: &[&str] = &["-c", include_str!("crawl.py")];
+pub(crate) const CRAWL: &[&str] = &["-c", include_str!("crawl.py")];
 
 /// Below any directory it finds, but for security-credentials.
 #[test]
@@ -38,35 +38,80 @@ fn cloud_init_crawls_what_it_crawls_without_a_firewall() {
     });
 }
 
+/// What its AuthorizedKeysCommand asks for, in order.
+const LOGIN: [(&str, &str); 5] = [
+    (GET, "instance-id/"),
+    (HEAD, "managed-ssh-keys/active-keys/alice/"),
+    (GET, "placement/availability-zone/"),
+    (GET, "services/domain/"),
+    (GET, "managed-ssh-keys/signer-cert/"),
+];
+/// Where the key's certificate has a status, and there is a key.
+const LOGIN_WITH_KEY: [(&str, &str); 3] = [
+    (GET, "managed-ssh-keys/signer-ocsp/"),
+    (GET, "managed-ssh-keys/signer-ocsp/0a1b2c"),
+    (GET, "managed-ssh-keys/active-keys/alice/"),
+];
+const GET: &str = "-G";
+const HEAD: &str = "-I";
+
 #[test]
 fn instance_connect_fetches_keys_and_nobody_else_does() {
     in_network(|net| {
         let desk = Desk::with_firewall(net);
-        let statuses = connect(&desk, INSTANCE_CONNECT);
+        let statuses = connect(&desk, INSTANCE_CONNECT, &LOGIN);
         // Nobody is logging in right now, so the service has no active keys.
-        assert_eq!(statuses, ["200", "200", "200", "404", "200"]);
+        assert_eq!(statuses, ["200", "404", "200", "200", "200"]);
         assert_eq!(
             lines(&desk.records(INSTANCE_CONNECT, &["curl/"])),
             [
                 "PUT /latest/api/token 200",
                 "GET /latest/meta-data/instance-id/ 200",
+                "HEAD /latest/meta-data/managed-ssh-keys/active-keys/alice/ 404",
                 "GET /latest/meta-data/placement/availability-zone/ 200",
                 "GET /latest/meta-data/services/domain/ 200",
-                "HEAD /latest/meta-data/managed-ssh-keys/active-keys/alice/ 404",
                 "GET /latest/meta-data/managed-ssh-keys/signer-cert/ 200",
             ]
         );
     });
     in_network(|net| {
         let desk = Desk::with_firewall(net);
-        let statuses = connect(&desk, ALICE);
-        assert_eq!(statuses, ["200", "200", "200", "403", "403"]);
+        let statuses = connect(&desk, ALICE, &LOGIN);
+        assert_eq!(statuses, ["200", "403", "200", "200", "403"]);
     });
 }
 
-/// The requests of its AuthorizedKeysCommand, in order, as it sends them:
-/// tokens of five seconds, a second for each request, a slash on leaves.
-fn connect(desk: &Desk, user: User) -> Vec<String> {
+/// Also where nobody but root reads anything; and nothing that logs nobody in.
+#[test]
+fn instance_connect_lets_alice_in_by_its_drop_in() {
+    in_network(|net| {
+        let kind = Kind {
+            base: "root-only.toml",
+            agents: &["50-ec2-instance-connect.toml"],
+            items: &[
+                "meta-data/managed-ssh-keys/active-keys/alice=ssh-ed25519 AAAA alice",
+                "meta-data/managed-ssh-keys/signer-ocsp/0a1b2c=MAo=",
+            ],
+            ..Kind::default()
+        };
+        let mut desk = Desk::of_kind(net, &kind);
+        desk.put_up_firewall();
+        let steps = [&LOGIN[..], &LOGIN_WITH_KEY].concat();
+        assert_eq!(connect(&desk, INSTANCE_CONNECT, &steps), ["200"; 8]);
+        for path in [
+            "/latest/meta-data/iam/security-credentials/",
+            "/latest/meta-data/identity-credentials/ec2/security-credentials/ec2-instance",
+            "/latest/meta-data/public-keys/0/openssh-key",
+            "/latest/meta-data/placement/region",
+        ] {
+            assert_eq!(desk.status(INSTANCE_CONNECT, path), "403", "{path}");
+        }
+    });
+}
+
+/// Requests as it sends them: a token of five seconds, a second for each
+/// request, a slash on leaves. Gives the status of each.
+fn connect(desk: &Desk, user: User, steps: &[(&str, &str)]) -> Vec<String> {
     let curl = |arguments: &[&str]| {
         let always = ["-s", "-m", "1"];
         let printed = desk.run(user, "/usr/bin/curl", &[&always, arguments].concat());
@@ -78,17 +123,10 @@ fn connect(desk: &Desk, user: User) -> Vec<String> {
     let ttl = "X-aws-ec2-metadata-token-ttl-seconds: 5";
     let token = curl(&["-f", "-X", "PUT", "-H", ttl, &format!("{base}/api/token")]);
     let token = format!("X-aws-ec2-metadata-token: {token}");
-    [
-        ("-G", "instance-id/"),
-        ("-G", "placement/availability-zone/"),
-        ("-G", "services/domain/"),
-        ("-I", "managed-ssh-keys/active-keys/alice/"),
-        ("-G", "managed-ssh-keys/signer-cert/"),
-    ]
-    .map(|(method, path)| {
+    let ask = |(method, path): &(&str, &str)| {
         let url = format!("{base}/meta-data/{path}");
         let status = ["-o", "/dev/null", "-w", "%{http_code}"];
-        curl(&[&[method, "-H", &token][..], &status, &[&url]].concat())
-    })
-    .into()
+        curl(&[&[*method, "-H", &token][..], &status, &[&url]].concat())
+    };
+    steps.iter().map(ask).collect()
 }

@@ -26,11 +26,46 @@ pub(crate) struct Desk<'a> {
     host: Host<'a>,
 }
 
+/// A kind of host: the policies that it would have, and what else is there.
+#[derive(Default)]
+pub(crate) struct Kind {
+    /// One of those in policies.
+    pub(crate) base: &'static str,
+    /// Of those in policies/agents.
+    pub(crate) agents: &'static [&'static str],
+    pub(crate) accounts: &'static [(&'static str, User)],
+    /// `PATH=VALUE`, at the service.
+    pub(crate) items: &'static [&'static str],
+}
+
 impl<'a> Desk<'a> {
     /// No rules and no daemon yet: whoever asks, asks the service.
     pub(crate) fn without_firewall(net: &'a Net) -> Self {
+        Self::prepare(net, &Setup::default())
+    }
+
+    /// The same, with other policies to come.
+    pub(crate) fn of_kind(net: &'a Net, kind: &Kind) -> Self {
+        let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
+        let setup = Setup {
+            policy: fs::read_to_string(policies.join(kind.base)).unwrap(),
+            accounts: kind.accounts.to_vec(),
+            sim: kind.items.iter().flat_map(|it| ["--item", it]).collect(),
+            ..Setup::default()
+        };
+        let desk = Self::prepare(net, &setup);
+        let installed = desk.host.path("policy.d");
+        let base = installed.join("90-base.toml");
+        fs::rename(installed.join("50-test.toml"), base).unwrap();
+        for agent in kind.agents {
+            fs::copy(policies.join("agents").join(agent), installed.join(agent)).unwrap();
+        }
+        desk
+    }
+
+    fn prepare(net: &'a Net, setup: &Setup) -> Self {
         let desk = Self {
-            host: Host::prepare(net, &Setup::default()),
+            host: Host::prepare(net, setup),
         };
         // The tree may stand where only its owner can go.
         fs::create_dir(desk.clients()).unwrap();
@@ -93,7 +128,22 @@ impl<'a> Desk<'a> {
         )
     }
 
-    fn client(&self, name: &str) -> String {
+    /// The status of a GET by `user`, with a token of its own.
+    pub(crate) fn status(&self, user: User, path: &str) -> String {
+        let curl = |arguments: &[&str]| {
+            let printed = self.run(user, "/usr/bin/curl", &[&["-s"], arguments].concat());
+            assert_eq!(printed.status, Some(0), "{printed:?}");
+            printed.out
+        };
+        let service = "http://169.254.169.254";
+        let ttl = "X-aws-ec2-metadata-token-ttl-seconds: 60";
+        let token = curl(&["-XPUT", "-H", ttl, &format!("{service}/latest/api/token")]);
+        let token = format!("X-aws-ec2-metadata-token: {token}");
+        let url = format!("{service}{path}");
+        curl(&["-o", "/dev/null", "-w", "%{http_code}", "-H", &token, &url])
+    }
+
+    pub(crate) fn client(&self, name: &str) -> String {
         self.clients().join(name).to_str().unwrap().to_owned()
     }
 
@@ -149,7 +199,7 @@ const DEBIAN_PYTHON: &str = "debian/usr/lib/python3/dist-packages";
 /// Where `.ci/setup tests` puts the clients: beside the builds.
 fn installed() -> PathBuf {
     let clients = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("clients");
-    for part in ["venv/requirements.txt", "debian/usr/bin/ec2-metadata"] {
+    for part in ["venv/requirements.txt", "debian/packages"] {
         assert!(
             File::open(clients.join(part)).is_ok(),
             "{part} is not in {}: run .ci/setup tests",

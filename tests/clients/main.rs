@@ -17,4 +17,5 @@ mod agents;
 mod curl;
 mod desk;
 mod sdk;
+mod shipped;
 mod tools;

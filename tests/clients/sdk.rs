@@ -6,13 +6,13 @@ use crate::common::net::in_network;
 use crate::common::user::{ALICE, ROOT};
 use crate::desk::{Desk, Printed, lines};
 
-const RESOLVE: &[&str] = &["-c", include_str!("resolve.py")];
+pub(crate) const RESOLVE: &[&str] = &["-c", include_str!("resolve.py")];
 /// Shows where credentials come from, and their last four letters.
 const CONFIGURE_LIST: &[&str] = &["-m", "awscli", "configure", "list"];
 /// Signs with credentials, and asks no service other than this one.
 const PRESIGN: &[&str] = &["-m", "awscli", "s3", "presign", "s3://bucket/key"];
 
-const AS_ROLE: [&str; 3] = [
+pub(crate) const AS_ROLE: [&str; 3] = [
     "PUT /latest/api/token 200",
     "GET /latest/meta-data/iam/security-credentials/ 200",
     "GET /latest/meta-data/iam/security-credentials/web 200",
@@ -51,7 +51,7 @@ fn botocore_as_a_user_gives_up_at_once() {
 }
 
 /// Seconds it took, and what it found.
-fn resolved(printed: &Printed) -> (f64, Value) {
+pub(crate) fn resolved(printed: &Printed) -> (f64, Value) {
     assert_eq!(printed.status, Some(0), "{printed:?}");
     let mut said: Value = serde_json::from_str(&printed.out).unwrap();
     (

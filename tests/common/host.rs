@@ -53,6 +53,8 @@ pub(crate) struct Setup {
     pub(crate) policy: String,
     /// Appended to the config.
     pub(crate) config: String,
+    /// Beside those that every host has.
+    pub(crate) accounts: Vec<(&'static str, User)>,
     /// Further arguments of `imdsfw sim`.
     pub(crate) sim: Vec<&'static str>,
     /// Whether the simulated service runs.
@@ -64,6 +66,7 @@ impl Default for Setup {
         Self {
             policy: include_str!("../../policies/multi-user.toml").into(),
             config: String::new(),
+            accounts: Vec::new(),
             sim: Vec::new(),
             service: true,
         }
@@ -113,7 +116,7 @@ impl<'a> Host<'a> {
     /// All but rules and daemon.
     pub(crate) fn prepare(net: &'a Net, setup: &Setup) -> Self {
         let mut host = Self::bare(net);
-        host.provide_accounts();
+        host.provide_accounts(&setup.accounts);
         fs::create_dir(host.path("policy.d")).unwrap();
         fs::create_dir(host.path("log")).unwrap();
         chown(host.path("log"), Some(DAEMON.uid), Some(DAEMON.gid)).unwrap();
@@ -126,7 +129,7 @@ impl<'a> Host<'a> {
     }
 
     /// In the test's own mount namespace, so that NSS knows the test's people.
-    fn provide_accounts(&self) {
+    fn provide_accounts(&self, more: &[(&str, User)]) {
         let people = [
             ("imdsfw", DAEMON),
             ("alice", ALICE),
@@ -136,7 +139,7 @@ impl<'a> Host<'a> {
         ];
         let mut passwd = String::from("root:x:0:0:root:/root:/bin/sh\n");
         let mut group = String::from("root:x:0:\nops:x:7000:alice\nstaff:x:7001:alice,bob\n");
-        for (name, user) in people {
+        for (name, user) in people.iter().chain(more) {
             passwd += &format!("{name}:x:{}:{}::/nonexistent:/bin/sh\n", user.uid, user.gid);
             group += &format!("g-{name}:x:{}:\n", user.gid);
         }

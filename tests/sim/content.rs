@@ -115,6 +115,37 @@ fn what_clients_ask_for_and_a_new_instance_lacks_is_not_found() {
     }
 }
 
+/// The state of somebody logging in, of a spot instance about to go, of a
+/// second network interface: what agents ask for at such times.
+#[test]
+fn items_given_on_the_command_line_are_served_and_listed() {
+    let key = "meta-data/managed-ssh-keys/active-keys/alice";
+    let sim = Sim::start(&[
+        "--item",
+        &format!("{key}=#Key=ssh-ed25519 AAAA\nsecond line"),
+        "--item",
+        "meta-data/spot/instance-action={\"action\": \"terminate\"}",
+        "--item",
+        "meta-data/network/interfaces/macs/06:00:00:00:00:06/device-number=1",
+        "--item",
+        "meta-data/instance-life-cycle=spot",
+    ]);
+    assert_eq!(
+        sim.read(&format!("/latest/{key}/")),
+        "#Key=ssh-ed25519 AAAA\nsecond line"
+    );
+    assert_eq!(
+        sim.read("/2021-03-23/meta-data/managed-ssh-keys/"),
+        "active-keys/\nsigner-cert"
+    );
+    assert_eq!(sim.read("/latest/meta-data/spot/"), "instance-action");
+    assert_eq!(
+        sim.read("/latest/meta-data/network/interfaces/macs/"),
+        "06:00:00:00:00:05/\n06:00:00:00:00:06/"
+    );
+    assert_eq!(sim.read("/latest/meta-data/instance-life-cycle"), "spot");
+}
+
 #[test]
 fn the_identity_document_agrees_with_the_items() {
     let sim = Sim::start(&[]);

@@ -152,6 +152,24 @@ fn what_cannot_work_is_refused_with_the_reason() {
         ),
         (&["127.0.0.1:0"], &["--role", "a/b"], 2, "role"),
         (&["127.0.0.1:0"], &["--throttle", "0"], 2, "throttle"),
+        (
+            &["127.0.0.1:0"],
+            &["--item", "meta-data/x"],
+            2,
+            "PATH=VALUE",
+        ),
+        (
+            &["127.0.0.1:0"],
+            &["--item", "/meta-data//x=1"],
+            2,
+            "a path is meta-data/NAME",
+        ),
+        (
+            &["127.0.0.1:0"],
+            &["--item", "meta-data/mac/below=1"],
+            1,
+            "meta-data/mac is an item, so meta-data/mac/below",
+        ),
     ] {
         let output = imdsfw_sim(addresses, args).output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
