@@ -1,6 +1,7 @@
 //! Words in, words out: one file per subcommand. Nothing here decides
 //! anything; it reads arguments, calls the module that does, and prints.
 
+mod audit;
 mod check;
 mod demo;
 mod doctor;
@@ -40,6 +41,7 @@ enum Command {
     Explain(explain::Args),
     Test(test::Args),
     Doctor(doctor::Args),
+    Audit(audit::Args),
     Sim(sim::Args),
     Witness(witness::Args),
     #[command(hide = true)]
@@ -78,6 +80,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(args),
         Command::Test(args) => test::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Audit(args) => audit::run(args),
         Command::Sim(args) => sim::run(args),
         Command::Witness(args) => witness::run(args),
         Command::Generate(args) => generate::run(args),
