@@ -1,6 +1,8 @@
 //! `imdsfw audit`: reads the audit log back.
 
+mod learn;
 mod query;
+mod replay;
 mod tail;
 mod who;
 
@@ -34,6 +36,8 @@ enum Action {
     Query(query::Args),
     Tail(tail::Args),
     Who(who::Args),
+    Learn(learn::Args),
+    Replay(replay::Args),
 }
 
 pub(super) fn run(args: Args) -> Outcome {
@@ -41,6 +45,8 @@ pub(super) fn run(args: Args) -> Outcome {
         Action::Query(args) => query::run(args),
         Action::Tail(args) => tail::run(args),
         Action::Who(args) => who::run(args),
+        Action::Learn(args) => learn::run(args),
+        Action::Replay(args) => replay::run(args),
     }
 }
 
