@@ -88,6 +88,7 @@ impl Learnt {
                     NotJudged::Malformed => "that were malformed",
                     NotJudged::AccountUnknown => "whose account was not known",
                     NotJudged::OtherReason => "that failed for another reason than policy",
+                    NotJudged::Doctor => "of `imdsfw doctor`",
                     NotJudged::NoRead => continue,
                 },
             )?;

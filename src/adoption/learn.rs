@@ -14,6 +14,7 @@ use crate::request::CanonicalPath;
 const PATHS_NAMED: usize = 24;
 /// Below it accounts are the system's own (login.defs(5), UID_MIN).
 const FIRST_PERSON: u32 = 1000;
+const NOBODY: u32 = 65534;
 
 /// The collection.
 pub struct Learnt {
@@ -179,8 +180,11 @@ impl Learnt {
 
 /// By uid and, where the name is this host's, by what the account may do.
 pub fn kind_on_this_host(uid: u32, user: &str) -> Kind {
-    if uid < FIRST_PERSON {
-        return Kind::Service;
+    match uid {
+        0..FIRST_PERSON => return Kind::Service,
+        // Everybody's who has no account of their own.
+        NOBODY => return Kind::Person,
+        _ => {}
     }
     let account = nix::unistd::User::from_name(user).ok().flatten();
     let cannot_log_in = account.is_some_and(|account| {

@@ -8,6 +8,7 @@ use crate::audit::Reason;
 use crate::audit::reading::{Caller, Record};
 use crate::authorize::{Judgement, TokenState, judge};
 use crate::config::Mode;
+use crate::doctor::USER_AGENT;
 use crate::ids::{Gid, Uid};
 use crate::policy::{Account, AccountFacts, Group, Policy, Subject};
 use crate::provider::Provider;
@@ -29,7 +30,7 @@ pub struct Recorded {
     pub method: ReadMethod,
     /// With which token.
     pub token: TokenState,
-    /// Whether the client got an answer of the service.
+    /// Whether the client got what it asked for, or that there is none.
     pub was_allowed: bool,
 }
 
@@ -44,6 +45,8 @@ pub enum NotJudged {
     AccountUnknown,
     /// Something else than policy and token decided, such as a limit.
     OtherReason,
+    /// The doctor asked, to see what would come of it.
+    Doctor,
 }
 
 impl NotJudged {
@@ -54,6 +57,7 @@ impl NotJudged {
             Self::Malformed => "malformed",
             Self::AccountUnknown => "account_unknown",
             Self::OtherReason => "other_reason",
+            Self::Doctor => "doctor",
         }
     }
 }
@@ -68,6 +72,9 @@ impl Recorded {
             return Err(NotJudged::NoRead);
         }
         let request = &record.request;
+        if request.user_agent.as_deref() == Some(USER_AGENT) {
+            return Err(NotJudged::Doctor);
+        }
         let reason = record.reason.as_deref().unwrap_or_default();
         if reason == Reason::Malformed.as_str() || request.path.is_none() {
             return Err(NotJudged::Malformed);
@@ -91,7 +98,8 @@ impl Recorded {
             path,
             method,
             token: token(record, reason),
-            was_allowed: record.decision.as_deref() == Some("allow"),
+            // In observe, the service itself may ask for a token.
+            was_allowed: record.decision.as_deref() == Some("allow") && record.status != Some(401),
         })
     }
 

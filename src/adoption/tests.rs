@@ -30,9 +30,10 @@ fn read(uid: u32, user: &str, path: &str) -> Value {
 fn with(mut record: Value, pointer: &str, value: Value) -> Value {
     match record.pointer_mut(pointer) {
         Some(field) => *field = value,
-        None => {
-            record[pointer.trim_start_matches('/')] = value;
-        }
+        None => match pointer.rsplit_once('/') {
+            Some((within, name)) => record.pointer_mut(within).unwrap()[name] = value,
+            None => panic!("{pointer}"),
+        },
     }
     record
 }
@@ -222,6 +223,11 @@ fn what_a_policy_did_not_decide_is_counted_apart() {
         denied("limit"),
         denied("upstream_timeout"),
         denied("holders"),
+        with(
+            read(65534, "nobody", CREDENTIALS),
+            "/request/user_agent",
+            json!("imdsfw-doctor"),
+        ),
         with(denied("malformed"), "/request/path", Value::Null),
         with(
             read(4001, "alice", CREDENTIALS),
@@ -239,6 +245,7 @@ fn what_a_policy_did_not_decide_is_counted_apart() {
     assert_eq!((found.judged, found.tokens, found.otherwise()), (4, 2, 0));
     assert_eq!(found.not_judged[&NotJudged::OtherReason], 6);
     assert_eq!(found.not_judged[&NotJudged::Malformed], 2);
+    assert_eq!(found.not_judged[&NotJudged::Doctor], 2);
     assert_eq!(found.not_judged[&NotJudged::AccountUnknown], 2);
 }
 

@@ -23,6 +23,10 @@ use crate::ids::Uid;
 use crate::intercept::{self, RuleSet};
 use crate::policy::Policy;
 
+/// By which records know its own requests. What anybody can claim to be: nobody
+/// may gain by it.
+pub const USER_AGENT: &str = "imdsfw-doctor";
+
 /// How one thing stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

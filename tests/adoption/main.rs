@@ -19,32 +19,26 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MntFlags, umount2};
 
 use common::host::{BINARY, Host, Setup, wait_for};
 use common::http::{V4, get, token};
-use common::net::{Net, in_network};
+use common::login::Runtime;
+use common::net::in_network;
 use common::nft;
 use common::user::{ALICE, BOB, DAEMON, ROOT, User, listen};
 
 const CREDENTIALS: &str = "/latest/meta-data/iam/security-credentials/web";
 
-/// A host without the firewall; what the steps start is ended with it.
-struct Untouched<'a> {
-    host: Host<'a>,
+/// A host without the firewall.
+struct Untouched<'h, 'n> {
+    host: &'h Host<'n>,
+    runtime: Runtime<'h, 'n>,
 }
 
-impl<'a> Untouched<'a> {
-    fn new(net: &'a Net) -> Self {
+fn with_host(test: impl FnOnce(&Untouched) + Send + 'static) {
+    in_network(|net| {
         let host = Host::prepare(net, &Setup::default());
-        let run = host.path("run");
-        fs::create_dir(&run).unwrap();
-        let (none, tmpfs) = (None::<&str>, Some("tmpfs"));
-        mount(tmpfs, &run, tmpfs, MsFlags::empty(), Some("mode=755")).unwrap();
-        let config = fs::read_to_string(host.config()).unwrap();
-        let config = config.replace("/control.sock\"", "/run/control.sock\"");
-        fs::write(host.config(), config).unwrap();
-        let _ = none;
         // A rule set of other people's, which must stay as it is.
         nft::load(
             "table inet others {
@@ -53,20 +47,16 @@ impl<'a> Untouched<'a> {
                 }
             }",
         );
-        Self { host }
-    }
+        test(&Untouched {
+            host: &host,
+            runtime: Runtime::new(&host),
+        });
+    });
+}
 
-    /// Runs `imdsfw WORDS` as root does who has just logged in.
+impl Untouched<'_, '_> {
     fn login(&self, words: &str) -> Output {
-        let mut command = Command::new("sh");
-        command
-            .args(["-c", "echo 4001 > /proc/self/loginuid && exec \"$@\"", "sh"])
-            .arg(BINARY)
-            .args(words.split(' '))
-            .arg("--config")
-            .arg(self.host.config())
-            .env_remove("SSH_CONNECTION");
-        command.output().unwrap()
+        self.runtime.login(words)
     }
 
     #[track_caller]
@@ -120,13 +110,6 @@ impl<'a> Untouched<'a> {
     }
 }
 
-impl Drop for Untouched<'_> {
-    fn drop(&mut self) {
-        self.login("disable");
-        let _ = umount2(&self.host.path("run"), MntFlags::MNT_DETACH);
-    }
-}
-
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
@@ -155,8 +138,7 @@ fn kill(pid: i32) {
 
 #[test]
 fn unconfirmed_the_host_is_as_before_byte_for_byte() {
-    in_network(|net| {
-        let host = Untouched::new(net);
+    with_host(|host| {
         let before = host.seen();
         let out = host.succeeds("enable --observe --confirm 3s");
         let begun = Instant::now();
@@ -189,8 +171,7 @@ fn get_directly() -> bool {
 
 #[test]
 fn the_undoing_needs_neither_daemon_nor_watcher_nor_config() {
-    in_network(|net| {
-        let host = Untouched::new(net);
+    with_host(|host| {
         let before = host.seen();
         host.succeeds("enable --confirm 4s");
         fs::write(host.host.config(), "what = [is this?\n").unwrap();
@@ -204,8 +185,7 @@ fn the_undoing_needs_neither_daemon_nor_watcher_nor_config() {
 
 #[test]
 fn only_a_new_login_confirms_and_then_it_stays() {
-    in_network(|net| {
-        let host = Untouched::new(net);
+    with_host(|host| {
         let before = host.seen();
         // Both from one login; the second must not count.
         let script = "echo 4001 > /proc/self/loginuid
@@ -254,8 +234,7 @@ fn only_a_new_login_confirms_and_then_it_stays() {
 
 #[test]
 fn a_boot_takes_back_what_nobody_confirmed() {
-    in_network(|net| {
-        let host = Untouched::new(net);
+    with_host(|host| {
         host.succeeds("enable --observe");
         host.succeeds("enforce --confirm 1h");
         assert_eq!(Untouched::status(ALICE), 403);
@@ -284,8 +263,7 @@ fn a_boot_takes_back_what_nobody_confirmed() {
 
 #[test]
 fn a_step_that_fails_changes_nothing_or_is_undone() {
-    in_network(|net| {
-        let host = Untouched::new(net);
+    with_host(|host| {
         let before = host.seen();
         host.host.write_policy("schema = 1\n[[rul]]\n");
         host.fails("enable --observe --confirm 1m", "nothing was changed");

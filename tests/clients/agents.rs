@@ -7,7 +7,7 @@ use crate::common::net::in_network;
 use crate::common::user::{ALICE, INSTANCE_CONNECT, ROOT, User};
 use crate::desk::{Desk, Printed, lines};
 
-const CRAWL: &[&str] = &["-c", include_str!("crawl.py")];
+pub(crate) const CRAWL: &[&str] = &["-c", include_str!("crawl.py")];
 
 /// Below any directory it finds, but for security-credentials.
 #[test]
@@ -66,7 +66,7 @@ fn instance_connect_fetches_keys_and_nobody_else_does() {
 
 /// The requests of its AuthorizedKeysCommand, in order, as it sends them:
 /// tokens of five seconds, a second for each request, a slash on leaves.
-fn connect(desk: &Desk, user: User) -> Vec<String> {
+pub(crate) fn connect(desk: &Desk, user: User) -> Vec<String> {
     let curl = |arguments: &[&str]| {
         let always = ["-s", "-m", "1"];
         let printed = desk.run(user, "/usr/bin/curl", &[&always, arguments].concat());

@@ -6,11 +6,11 @@ use crate::common::net::in_network;
 use crate::common::user::{ALICE, ROOT};
 use crate::desk::{Desk, Printed, lines};
 
-const RESOLVE: &[&str] = &["-c", include_str!("resolve.py")];
+pub(crate) const RESOLVE: &[&str] = &["-c", include_str!("resolve.py")];
 /// Shows where credentials come from, and their last four letters.
 const CONFIGURE_LIST: &[&str] = &["-m", "awscli", "configure", "list"];
 /// Signs with credentials, and asks no service other than this one.
-const PRESIGN: &[&str] = &["-m", "awscli", "s3", "presign", "s3://bucket/key"];
+pub(crate) const PRESIGN: &[&str] = &["-m", "awscli", "s3", "presign", "s3://bucket/key"];
 
 const AS_ROLE: [&str; 3] = [
     "PUT /latest/api/token 200",

@@ -167,6 +167,7 @@ fn as_json(found: &Found, policy: &Policy) -> serde_json::Value {
             "account_unknown": not_judged(NotJudged::AccountUnknown),
             "malformed": not_judged(NotJudged::Malformed),
             "other_reason": not_judged(NotJudged::OtherReason),
+            "doctor": not_judged(NotJudged::Doctor),
         },
         "changed": changed,
     })
@@ -182,7 +183,7 @@ fn as_text(found: &Found, policy: &Policy) -> String {
     };
     let hash: String = policy.hash().chars().take(19).collect();
     let mut out = format!(
-        "{} rules, {hash}…, on requests from {} to {} (UTC)\n\n",
+        "policy  {} rules, {hash}…\nlog     {} to {} (UTC)\n\n",
         policy.len(),
         time(&found.first),
         time(&found.last)
@@ -199,6 +200,7 @@ fn as_text(found: &Found, policy: &Policy) -> String {
                 NotJudged::Malformed => "not judged: malformed",
                 NotJudged::AccountUnknown => "not judged: account or groups not known",
                 NotJudged::OtherReason => "not judged: refused for another reason than policy",
+                NotJudged::Doctor => "not judged: looks of `imdsfw doctor`",
                 NotJudged::NoRead => continue,
             },
         );
