@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 
 use super::grouped;
 use super::learn::{Asked, Kind, Learner, Learnt};
-use super::recorded::NotJudged;
+use super::recorded::{NotJudged, When};
 use crate::diagnose::plain_text;
 use crate::provider::Class;
 
@@ -50,18 +50,22 @@ impl fmt::Display for Learnt {
 
 impl Learnt {
     fn head(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = |time: &Option<String>| short(time.as_deref().unwrap_or_default());
         f.write_str(
             "# A draft by `imdsfw audit learn`: what was asked for and answered. Read it\n\
              # over: what nobody asked for in that time is not in it, and what somebody asked\n\
              # for who should not have, may be.\n#\n",
         )?;
-        writeln!(f, "#   from      {} (UTC)", time(&self.first))?;
-        writeln!(f, "#   to        {}{}", time(&self.last), self.length())?;
+        writeln!(f, "#   from      {} (UTC)", short(&self.when.first))?;
+        writeln!(
+            f,
+            "#   to        {}{}",
+            short(&self.when.last),
+            self.length()
+        )?;
         for host in &self.hosts {
             writeln!(f, "#   host      {}", plain_text(host))?;
         }
-        for (boot, (first, last)) in self.boots.iter().take(BOOTS_NAMED) {
+        for (boot, When { first, last }) in self.boots.iter().take(BOOTS_NAMED) {
             let boot: String = plain_text(boot).chars().take(8).collect();
             writeln!(
                 f,
@@ -103,8 +107,9 @@ impl Learnt {
     }
 
     fn length(&self) -> String {
-        let parse = |time: &Option<String>| humantime::parse_rfc3339(time.as_deref()?).ok();
-        let (Some(first), Some(last)) = (parse(&self.first), parse(&self.last)) else {
+        let When { first, last } = &self.when;
+        let parse = |time: &str| humantime::parse_rfc3339(time);
+        let (Ok(first), Ok(last)) = (parse(first), parse(last)) else {
             return String::new();
         };
         let seconds = last.duration_since(first).map_or(0, |it| it.as_secs());
@@ -130,7 +135,7 @@ impl Learnt {
                 let reads: Vec<_> = learner
                     .reads
                     .iter()
-                    .filter(|(asked, _)| asked.v1 == v1 && !(is_everyones(asked) && !v1))
+                    .filter(|(asked, _)| asked.v1 == v1 && (v1 || !is_everyones(asked)))
                     .filter(|(asked, _)| !is_part_of_role(asked, learner))
                     .collect();
                 let texts: Vec<_> = reads.iter().map(|(asked, _)| asked.text.as_str()).collect();

@@ -1,17 +1,19 @@
 //! What was asked for and answered, by account and kind of path: what a draft
 //! of a policy is made of.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::recorded::{NotJudged, Recorded};
+use super::recorded::{self, NotJudged, Recorded, When};
 use crate::audit::reading::Record;
 use crate::authorize::TokenState;
-use crate::policy::{Account, PathFilter};
+use crate::policy::PathFilter;
 use crate::provider::{Class, Provider};
 use crate::request::CanonicalPath;
 
 /// Single paths that are named for one account; more are counted.
 const PATHS_NAMED: usize = 24;
+/// Different questions that are remembered.
+const REMEMBERED: usize = 100_000;
 /// Below it accounts are the system's own (login.defs(5), UID_MIN).
 const FIRST_PERSON: u32 = 1000;
 const NOBODY: u32 = 65534;
@@ -27,11 +29,22 @@ pub struct Learnt {
     pub(super) left: BTreeMap<NotJudged, u64>,
     /// Of paths that no rule can name, or that are too many to name.
     pub(super) unnameable: u64,
-    pub(super) first: Option<String>,
-    pub(super) last: Option<String>,
+    pub(super) when: When,
     pub(super) hosts: BTreeSet<String>,
     /// When each boot was seen first and last.
-    pub(super) boots: BTreeMap<String, (String, String)>,
+    pub(super) boots: BTreeMap<String, When>,
+    known: HashMap<String, Lesson>,
+    key: String,
+}
+
+/// What one record teaches.
+#[derive(Clone)]
+enum Lesson {
+    Nothing,
+    Left(NotJudged),
+    Refused,
+    /// The principal, and what it read, where that can be said.
+    Read(String, Option<Asked>),
 }
 
 /// Whom an account belongs to, as far as it can be told: only programs of the
@@ -74,10 +87,11 @@ impl Learnt {
             refused: 0,
             left: BTreeMap::new(),
             unnameable: 0,
-            first: None,
-            last: None,
+            when: When::default(),
             hosts: BTreeSet::new(),
             boots: BTreeMap::new(),
+            known: HashMap::new(),
+            key: String::new(),
         }
     }
 
@@ -93,68 +107,73 @@ impl Learnt {
         }
         self.requests += 1;
         self.note_when(record);
+        recorded::key(record, &mut self.key);
+        if !self.known.contains_key(&self.key) {
+            let lesson = self.lesson(record, kind);
+            if self.known.len() >= REMEMBERED {
+                self.known.clear();
+            }
+            self.known.insert(self.key.clone(), lesson);
+        }
+        match self.known.get(&self.key) {
+            None | Some(Lesson::Nothing) => {}
+            Some(Lesson::Left(why)) => *self.left.entry(*why).or_default() += 1,
+            Some(Lesson::Refused) => self.refused += 1,
+            Some(Lesson::Read(who, asked)) => {
+                let learner = self.accounts.get_mut(who);
+                let count = asked.as_ref().zip(learner).and_then(|(asked, learner)| {
+                    let is_new = !learner.reads.contains_key(asked);
+                    if is_new && asked.is_single() && learner.reads.len() >= PATHS_NAMED {
+                        return None;
+                    }
+                    Some(learner.reads.entry(asked.clone()).or_default())
+                });
+                match count {
+                    Some(count) => {
+                        *count += 1;
+                        self.learnt += 1;
+                    }
+                    None => self.unnameable += 1,
+                }
+            }
+        }
+    }
+
+    fn lesson(&mut self, record: &Record<'_>, kind: &dyn Fn(u32, &str) -> Kind) -> Lesson {
         let recorded = match Recorded::of(record, self.provider) {
             Ok(recorded) => recorded,
-            Err(NotJudged::NoRead) => return,
-            Err(why) => return *self.left.entry(why).or_default() += 1,
+            Err(NotJudged::NoRead) => return Lesson::Nothing,
+            Err(why) => return Lesson::Left(why),
         };
         if !recorded.was_allowed {
-            self.refused += 1;
-            return;
+            return Lesson::Refused;
         }
         let uid = recorded.subject.uid.0;
-        let (who, user) = match (&recorded.subject.account, uid) {
+        // Also of one with more groups than a record names.
+        let (who, user) = match (record.caller.user.as_deref(), uid) {
             (_, 0) => ("user:root".to_owned(), Some("root".to_owned())),
-            (Account::Known(facts), _) if is_plain(&facts.user) => {
-                (format!("user:{}", facts.user), Some(facts.user.clone()))
-            }
-            (Account::Known(_), _) => (format!("uid:{uid}"), None),
-            // Also of one with more groups than a record names.
-            (Account::Undecidable, _) => match record.caller.user.as_deref() {
-                Some(user) if is_plain(user) => (format!("user:{user}"), Some(user.to_owned())),
-                _ => {
-                    *self.left.entry(NotJudged::AccountUnknown).or_default() += 1;
-                    return;
-                }
-            },
+            (Some(user), _) if is_plain(user) => (format!("user:{user}"), Some(user.to_owned())),
+            (Some(_), _) => (format!("uid:{uid}"), None),
+            (None, _) => return Lesson::Left(NotJudged::AccountUnknown),
         };
         let name = user.clone().unwrap_or_default();
-        let learner = self.accounts.entry(who).or_insert_with(|| Learner {
+        self.accounts.entry(who.clone()).or_insert_with(|| Learner {
             kind: kind(uid, &name),
             user,
             uid,
             reads: BTreeMap::new(),
         });
         let text = text(&recorded.path, self.role.as_ref());
-        let is_single = text
-            .as_deref()
-            .is_some_and(|it| !it.starts_with('@') && !it.ends_with("**"));
         let asked = text.map(|text| Asked {
             v1: recorded.token == TokenState::Missing,
             class: recorded.path.class(),
             text,
         });
-        match asked {
-            Some(asked)
-                if !is_single
-                    || learner.reads.contains_key(&asked)
-                    || learner.reads.len() < PATHS_NAMED =>
-            {
-                *learner.reads.entry(asked).or_default() += 1;
-                self.learnt += 1;
-            }
-            _ => self.unnameable += 1,
-        }
+        Lesson::Read(who, asked)
     }
 
     fn note_when(&mut self, record: &Record<'_>) {
-        let time = record.time.to_string();
-        if self.first.as_deref().is_none_or(|first| *time < *first) {
-            self.first = Some(time.clone());
-        }
-        if self.last.as_deref().is_none_or(|last| *time > *last) {
-            self.last = Some(time.clone());
-        }
+        self.when.add(&record.time);
         if let Some(name) = record.host.name.as_deref()
             && !self.hosts.contains(name)
         {
@@ -162,19 +181,21 @@ impl Learnt {
         }
         if let Some(boot) = record.host.boot_id.as_deref() {
             match self.boots.get_mut(boot) {
-                Some((first, last)) => {
-                    if time < *first {
-                        first.clone_from(&time);
-                    }
-                    if time > *last {
-                        *last = time;
-                    }
-                }
+                Some(when) => when.add(&record.time),
                 None => {
-                    self.boots.insert(boot.to_owned(), (time.clone(), time));
+                    let mut when = When::default();
+                    when.add(&record.time);
+                    self.boots.insert(boot.to_owned(), when);
                 }
             }
         }
+    }
+}
+
+impl Asked {
+    /// A path, not a set or a part of the tree.
+    fn is_single(&self) -> bool {
+        !self.text.starts_with('@') && !self.text.ends_with("**")
     }
 }
 

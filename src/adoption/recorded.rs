@@ -34,6 +34,27 @@ pub struct Recorded {
     pub was_allowed: bool,
 }
 
+/// From the first record to the last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct When {
+    /// As recorded; empty where there was none.
+    pub first: String,
+    /// As recorded.
+    pub last: String,
+}
+
+impl When {
+    /// One more.
+    pub fn add(&mut self, time: &str) {
+        if self.first.is_empty() || time < self.first.as_str() {
+            time.clone_into(&mut self.first);
+        }
+        if time > self.last.as_str() {
+            time.clone_into(&mut self.last);
+        }
+    }
+}
+
 /// Why a record is no such question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NotJudged {
@@ -59,6 +80,50 @@ impl NotJudged {
             Self::OtherReason => "other_reason",
             Self::Doctor => "doctor",
         }
+    }
+}
+
+/// Writes down what makes a record this question and no other, so that the
+/// answer can be remembered.
+pub(super) fn key(record: &Record<'_>, into: &mut String) {
+    use std::fmt::Write as _;
+    let (caller, request) = (&record.caller, &record.request);
+    into.clear();
+    // Writing to a String cannot fail.
+    let _ = write!(
+        into,
+        "{:?} {:?} {:?} {:?}",
+        caller.uid, caller.gid, caller.groups_omitted, record.status
+    );
+    // Each begins with a mark of its kind and holds no NUL, so that no two
+    // lists of texts look the same.
+    let mut push = |text: Option<&str>| {
+        into.push('\0');
+        match text {
+            Some(text) if text.contains('\0') => into.push_str(&format!("~{text:?}")),
+            Some(text) => {
+                into.push('=');
+                into.push_str(text);
+            }
+            None => into.push('-'),
+        }
+    };
+    for text in [
+        Some(&record.event),
+        caller.user.as_ref(),
+        request.method.as_ref(),
+        request.path.as_ref(),
+        request.imds.as_ref(),
+        request.user_agent.as_ref(),
+        record.decision.as_ref(),
+        record.reason.as_ref(),
+    ] {
+        push(text.map(|text| &**text));
+    }
+    push(record.detail.map(|detail| detail.get()));
+    push(caller.groups.as_ref().map(|_| "groups"));
+    for group in caller.groups.iter().flatten() {
+        push(Some(group));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::recorded::{NotJudged, Recorded};
+use super::recorded::{self, NotJudged, Recorded, When};
 use crate::audit::Decision;
 use crate::audit::reading::Record;
 use crate::ids::Gid;
@@ -18,6 +18,7 @@ pub struct Replay<'p> {
     gids: Vec<Gid>,
     provider: Provider,
     known: HashMap<String, Outcome>,
+    key: String,
     /// What came of it so far.
     pub found: Found,
 }
@@ -33,10 +34,8 @@ pub struct Found {
     pub not_judged: BTreeMap<NotJudged, u64>,
     /// What would be otherwise, and how often.
     pub changed: BTreeMap<Change, u64>,
-    /// Time of the first request.
-    pub first: Option<String>,
-    /// Of the last.
-    pub last: Option<String>,
+    /// From the first request to the last.
+    pub when: When,
 }
 
 /// A decision that would be otherwise.
@@ -79,6 +78,7 @@ impl<'p> Replay<'p> {
             gids,
             provider,
             known: HashMap::new(),
+            key: String::new(),
             found: Found::default(),
         }
     }
@@ -88,14 +88,7 @@ impl<'p> Replay<'p> {
         if &*record.event != "request" {
             return;
         }
-        let found = &mut self.found;
-        let time = record.time.to_string();
-        if found.first.as_deref().is_none_or(|first| *time < *first) {
-            found.first = Some(time.clone());
-        }
-        if found.last.as_deref().is_none_or(|last| *time > *last) {
-            found.last = Some(time);
-        }
+        self.found.when.add(&record.time);
         let outcome = self.outcome(record);
         let found = &mut self.found;
         match outcome {
@@ -111,31 +104,13 @@ impl<'p> Replay<'p> {
 
     /// The same question has the same answer.
     fn outcome(&mut self, record: &Record<'_>) -> Outcome {
-        let (caller, request) = (&record.caller, &record.request);
-        let key = format!(
-            "{:?}",
-            (
-                (
-                    caller.uid,
-                    &caller.user,
-                    caller.gid,
-                    &caller.groups,
-                    caller.groups_omitted
-                ),
-                (&request.method, &request.path, &request.imds),
-                (
-                    &record.decision,
-                    &record.reason,
-                    record.detail.map(|it| it.get())
-                ),
-            )
-        );
-        if let Some(known) = self.known.get(&key) {
+        recorded::key(record, &mut self.key);
+        if let Some(known) = self.known.get(&self.key) {
             return known.clone();
         }
         let outcome = self.judge(record);
         if self.known.len() < REMEMBERED {
-            self.known.insert(key, outcome.clone());
+            self.known.insert(self.key.clone(), outcome.clone());
         }
         outcome
     }

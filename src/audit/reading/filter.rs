@@ -55,8 +55,10 @@ struct Needle(Vec<Finder<'static>>);
 
 impl<'f> Sieve<'f> {
     pub(super) fn new(filter: &'f Filter) -> Self {
+        let uids: Vec<_> = filter.uids.iter().map(ToString::to_string).collect();
         let words = [
-            filter.users.as_slice(),
+            uids.as_slice(),
+            &filter.users,
             &filter.classes,
             &filter.reasons,
             &filter.events,

@@ -157,8 +157,8 @@ fn as_json(found: &Found, policy: &Policy) -> serde_json::Value {
     json!({
         "policy": &**policy.hash(),
         "rules": policy.len(),
-        "first": found.first,
-        "last": found.last,
+        "first": found.when.first,
+        "last": found.when.last,
         "judged": found.judged,
         "tokens": found.tokens,
         "as_recorded": found.judged - found.otherwise(),
@@ -174,19 +174,16 @@ fn as_json(found: &Found, policy: &Policy) -> serde_json::Value {
 }
 
 fn as_text(found: &Found, policy: &Policy) -> String {
-    let time = |time: &Option<String>| {
-        let time: String = plain_text(time.as_deref().unwrap_or("-"))
-            .chars()
-            .take(16)
-            .collect();
+    let time = |time: &str| {
+        let time: String = plain_text(time).chars().take(16).collect();
         time.replace('T', " ")
     };
     let hash: String = policy.hash().chars().take(19).collect();
     let mut out = format!(
         "policy  {} rules, {hash}…\nlog     {} to {} (UTC)\n\n",
         policy.len(),
-        time(&found.first),
-        time(&found.last)
+        time(&found.when.first),
+        time(&found.when.last)
     );
     let same = found.judged - found.otherwise();
     let mut count = |count: u64, what: &str| out += &format!("{:>9}  {what}\n", grouped(count));
