@@ -76,7 +76,9 @@ pub(super) fn run(args: Args) -> Outcome {
         return Err("there is no request in the log: nothing was judged".into());
     }
     let text = match args.json {
-        true => format!("{}\n", as_json(outcome, &candidate.policy)),
+        true => {
+            super::harmless(&as_json(outcome, &candidate.policy).to_string()).into_owned() + "\n"
+        }
         false => as_text(outcome, &candidate.policy),
     };
     print(&text)?;

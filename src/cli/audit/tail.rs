@@ -98,7 +98,7 @@ impl Shown {
             && seq > before + 1
         {
             let missed = seq - before - 1;
-            eprintln!("imdsfw: {missed} records before #{seq} were not seen; see audit query");
+            eprintln!("imdsfw: not seen before #{seq}: {missed}; see `imdsfw audit query`");
         }
         self.seq = record.seq.or(self.seq);
         if !self.filter.lets_through(&record) {

@@ -55,7 +55,7 @@ pub(super) fn run(args: Args) -> Outcome {
         Ok(())
     })?;
     let text = match args.json {
-        true => format!("{}\n", found.json(&args.access_key)),
+        true => super::harmless(&found.json(&args.access_key).to_string()).into_owned() + "\n",
         false => found.text(&args.access_key),
     };
     print(&text)?;
