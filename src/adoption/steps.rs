@@ -132,11 +132,12 @@ pub fn confirm(path: &Path) -> Result<(Done, ToldBy), AdoptionError> {
     if seconds_of_boot() >= window.until {
         return Err(AdoptionError::TooLate);
     }
+    // A config that would not be taken at the next start is not for good.
+    let mode = read(path)?.0.policy.mode;
     let more = keep(&mut state, services, &window.what)?;
     services.let_stand(window.undoer.as_ref());
     state.window = None;
     state.save().map_err(AdoptionError::State)?;
-    let mode = read(path)?.0.policy.mode;
     let findings = Vec::new();
     let done = Done {
         mode,
