@@ -23,6 +23,8 @@
 )]
 
 #[forbid(unsafe_code)]
+pub mod adoption;
+#[forbid(unsafe_code)]
 pub mod audit;
 #[forbid(unsafe_code)]
 pub mod authorize;

@@ -57,7 +57,7 @@ pub(super) fn run(args: Args) -> Outcome {
     Ok(ExitCode::from(u8::from(!ok)))
 }
 
-fn shown(finding: &Finding) -> String {
+pub(super) fn shown(finding: &Finding) -> String {
     let (word, colour) = match finding.state {
         State::Ok => ("ok", "32"),
         State::Warning => ("warning", "33"),

@@ -1,6 +1,8 @@
 //! Words in, words out: one file per subcommand. Nothing here decides
 //! anything; it reads arguments, calls the module that does, and prints.
 
+mod adoption;
+mod audit;
 mod check;
 mod demo;
 mod doctor;
@@ -40,12 +42,21 @@ enum Command {
     Explain(explain::Args),
     Test(test::Args),
     Doctor(doctor::Args),
+    Audit(audit::Args),
+    Enable(adoption::Enable),
+    Confirm(adoption::Confirm),
+    Enforce(adoption::Enforce),
+    Disable(adoption::Disable),
     Sim(sim::Args),
     Witness(witness::Args),
     #[command(hide = true)]
     Generate(generate::Args),
     #[command(hide = true)]
     Names(names::Args),
+    #[command(hide = true)]
+    Undo(adoption::Undo),
+    #[command(hide = true)]
+    Detach(adoption::Detach),
 }
 
 /// `--config`, for every command that reads one.
@@ -78,10 +89,17 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(args),
         Command::Test(args) => test::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Audit(args) => audit::run(args),
+        Command::Enable(args) => adoption::enable(args),
+        Command::Confirm(args) => adoption::confirm(args),
+        Command::Enforce(args) => adoption::enforce(args),
+        Command::Disable(args) => adoption::disable(args),
         Command::Sim(args) => sim::run(args),
         Command::Witness(args) => witness::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Names(args) => names::run(args),
+        Command::Undo(args) => adoption::undo(args),
+        Command::Detach(args) => adoption::detach(args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("{}", fold(&format!("imdsfw: {error}")));

@@ -130,6 +130,9 @@ fn with_help(group: Group<'static>, finding: &Diagnostic, note_indent: usize) ->
 /// The text with whatever could steer a terminal or reorder a line replaced,
 /// tabs and line feeds by a space.
 pub fn plain_text(text: &str) -> String {
+    if text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        return text.to_owned();
+    }
     text.chars()
         .map(|char| match char {
             '\t' | '\n' => ' ',

@@ -168,7 +168,7 @@ pub(crate) fn watcher() -> Option<u32> {
 
 /// What processes run as `uid` on this network, by the name of their program.
 /// One that has no program left is at its end.
-pub(super) fn running_as(uid: u32) -> Vec<(u32, String)> {
+pub(crate) fn running_as(uid: u32) -> Vec<(u32, String)> {
     let own = fs::read_link("/proc/thread-self/ns/net").ok();
     sockets::processes()
         .filter(|(_, process)| sockets::uid(process) == Some(uid))

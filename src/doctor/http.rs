@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
+use super::USER_AGENT;
 use crate::ids;
 
 /// To connect, which goes no further than loopback.
@@ -57,7 +58,7 @@ fn exchange(
         SocketAddr::V6(v6) => format!("[{}]", v6.ip()),
     };
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: imdsfw-doctor\r\n\
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {USER_AGENT}\r\n\
          {header}\r\nConnection: close\r\n\r\n"
     );
     let asking = std::thread::Builder::new().spawn(move || {

@@ -10,7 +10,7 @@ mod http;
 mod reads;
 mod sockets;
 
-pub(crate) use host::watcher;
+pub(crate) use host::{running_as, watcher};
 
 use std::path::Path;
 
@@ -21,6 +21,11 @@ use crate::config::{Config, load_policy};
 use crate::diagnose::{Diagnostics, Severity, Style};
 use crate::ids::Uid;
 use crate::intercept::{self, RuleSet};
+use crate::policy::Policy;
+
+/// By which records know its own requests. What anybody can claim to be: nobody
+/// may gain by it.
+pub const USER_AGENT: &str = "imdsfw-doctor";
 
 /// How one thing stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -76,54 +81,89 @@ impl Finding {
 
 /// Looks at everything, and reads as each of `users`.
 pub fn examine(config: &Path, users: &[Uid]) -> Vec<Finding> {
-    if !geteuid().is_root() {
-        let what = "only root sees the kernel rules and can ask as other users";
-        return vec![Finding::failure("root", what, "sudo imdsfw doctor")];
-    }
-    let config = match Config::load(config) {
-        Ok(config) => config,
-        Err(found) => {
-            let what = format!("the config is refused: {}", first_error(&found));
-            return vec![Finding::failure("config", what, "imdsfw check")];
-        }
-    };
-    let rules = match RuleSet::from_config(&config) {
-        Ok(rules) => rules,
-        Err(error) => {
-            let mend = "imdsfw check, once that is set right";
-            return vec![Finding::failure("account", error.to_string(), mend)];
-        }
+    let (config, rules) = match ground(config) {
+        Ok(ground) => ground,
+        Err(failure) => return vec![failure],
     };
     let is_watched = watcher().is_some();
     let mut found = vec![kernel_rules(&rules), watched(is_watched)];
-    found.extend(host::rule_managers(is_watched));
-    found.extend(host::socket_load_balancer());
-    found.push(host::kernel());
-    found.extend(rules.destinations().iter().map(|it| host::route(*it)));
-    found.extend(daemon::account(&config, rules.daemon_uid()));
-    found.push(daemon::processes(rules.daemon_uid()));
+    found.extend(surroundings(&config, &rules, is_watched));
     let listeners = rules
         .destinations()
         .iter()
         .map(|destination| daemon::listener(&rules, *destination));
     found.extend(listeners);
-    let mut diagnostics = Diagnostics::new();
-    let Some(loaded) = load_policy(&config, &mut diagnostics) else {
-        let what = format!("the policy is refused: {}", first_error(&diagnostics));
-        found.push(Finding::failure("policy", what, "imdsfw check"));
-        return found;
+    let policy = match policy(&config) {
+        Ok((policy, finding)) => {
+            found.push(finding);
+            policy
+        }
+        Err(failure) => {
+            found.push(failure);
+            return found;
+        }
     };
-    let policy = loaded.policy;
-    // As much of the hash as people compare.
-    let hash: String = policy.hash().chars().take(19).collect();
-    let what = format!("{} rules, {hash}…", policy.len());
-    found.push(Finding::ok("policy", what));
     let size = daemon::log_size(&config);
     let read = reads::as_users(&config, &policy, rules.destinations(), users);
     found.extend(read.findings);
     found.push(host::clock(read.date));
     found.push(daemon::log_grows(&config, rules.daemon_uid(), size));
     found
+}
+
+/// Looks at what must be well before rules and daemon are there.
+pub fn before(config: &Path) -> Vec<Finding> {
+    let (config, rules) = match ground(config) {
+        Ok(ground) => ground,
+        Err(failure) => return vec![failure],
+    };
+    // Once it is enabled, there is a watcher.
+    let mut found = surroundings(&config, &rules, true);
+    found.push(match policy(&config) {
+        Ok((_, finding)) | Err(finding) => finding,
+    });
+    found
+}
+
+/// Without which nothing else can be looked at.
+fn ground(config: &Path) -> Result<(Config, RuleSet), Finding> {
+    if !geteuid().is_root() {
+        let what = "only root sees the kernel rules and can ask as other users";
+        return Err(Finding::failure("root", what, "sudo imdsfw doctor"));
+    }
+    let config = Config::load(config).map_err(|found| {
+        let what = format!("the config is refused: {}", first_error(&found));
+        Finding::failure("config", what, "imdsfw check")
+    })?;
+    let rules = RuleSet::from_config(&config).map_err(|error| {
+        let mend = "imdsfw check, once that is set right";
+        Finding::failure("account", error.to_string(), mend)
+    })?;
+    Ok((config, rules))
+}
+
+/// What the firewall stands in.
+fn surroundings(config: &Config, rules: &RuleSet, is_watched: bool) -> Vec<Finding> {
+    let mut found = host::rule_managers(is_watched);
+    found.extend(host::socket_load_balancer());
+    found.push(host::kernel());
+    found.extend(rules.destinations().iter().map(|it| host::route(*it)));
+    found.extend(daemon::account(config, rules.daemon_uid()));
+    found.push(daemon::processes(rules.daemon_uid()));
+    found
+}
+
+fn policy(config: &Config) -> Result<(Policy, Finding), Finding> {
+    let mut diagnostics = Diagnostics::new();
+    let Some(loaded) = load_policy(config, &mut diagnostics) else {
+        let what = format!("the policy is refused: {}", first_error(&diagnostics));
+        return Err(Finding::failure("policy", what, "imdsfw check"));
+    };
+    let policy = loaded.policy;
+    // As much of the hash as people compare.
+    let hash: String = policy.hash().chars().take(19).collect();
+    let what = format!("{} rules, {hash}…", policy.len());
+    Ok((policy, Finding::ok("policy", what)))
 }
 
 fn kernel_rules(rules: &RuleSet) -> Finding {

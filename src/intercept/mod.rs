@@ -183,6 +183,14 @@ pub fn verify(rules: &RuleSet) -> Result<Vec<Drift>, InterceptError> {
     Ok(drifts)
 }
 
+/// Whether any back end holds rules of ours.
+///
+/// # Errors
+/// [`InterceptError`] when the rules cannot be read.
+pub fn is_loaded() -> Result<bool, InterceptError> {
+    Ok(!loaded(None)?.is_empty())
+}
+
 /// Takes our rules, and only ours, out of the kernel; `None`: out of every
 /// back end. From then on every user of the host reaches the metadata service
 /// directly. Names what held rules.

@@ -5,6 +5,7 @@
 
 mod decide;
 mod draft;
+mod filter;
 mod hash;
 mod index;
 mod names;
@@ -25,6 +26,7 @@ mod tests;
 use std::sync::Arc;
 
 pub use draft::Draft;
+pub use filter::PathFilter;
 pub use names::Name;
 pub use proof::{Case, Proof};
 pub use subject::{Account, AccountFacts, Group, Subject};

@@ -39,7 +39,7 @@ fn cloud_init_crawls_what_it_crawls_without_a_firewall() {
 }
 
 /// What its AuthorizedKeysCommand asks for, in order.
-const LOGIN: [(&str, &str); 5] = [
+pub(crate) const LOGIN: [(&str, &str); 5] = [
     (GET, "instance-id/"),
     (HEAD, "managed-ssh-keys/active-keys/alice/"),
     (GET, "placement/availability-zone/"),
@@ -111,7 +111,7 @@ fn instance_connect_lets_alice_in_by_its_drop_in() {
 
 /// Requests as it sends them: a token of five seconds, a second for each
 /// request, a slash on leaves. Gives the status of each.
-fn connect(desk: &Desk, user: User, steps: &[(&str, &str)]) -> Vec<String> {
+pub(crate) fn connect(desk: &Desk, user: User, steps: &[(&str, &str)]) -> Vec<String> {
     let curl = |arguments: &[&str]| {
         let always = ["-s", "-m", "1"];
         let printed = desk.run(user, "/usr/bin/curl", &[&always, arguments].concat());

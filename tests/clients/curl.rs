@@ -122,7 +122,7 @@ fn session(desk: &Desk, service: &str) -> Vec<String> {
 }
 
 /// The header that carries a token for `user`.
-fn token(desk: &Desk, user: User, service: &str) -> String {
+pub(crate) fn token(desk: &Desk, user: User, service: &str) -> String {
     let ttl = "X-aws-ec2-metadata-token-ttl-seconds: 21600";
     let url = format!("{service}/latest/api/token");
     let token = curl(desk, user, &["-sf", "-X", "PUT", "-H", ttl, &url]);

@@ -83,6 +83,10 @@ impl<'a> Desk<'a> {
         desk
     }
 
+    pub(crate) fn host(&self) -> &Host<'a> {
+        &self.host
+    }
+
     pub(crate) fn put_up_firewall(&mut self) {
         self.host.run("rules apply");
         self.host.start_daemon();

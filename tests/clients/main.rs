@@ -13,6 +13,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod adoption;
 mod agents;
 mod curl;
 mod desk;

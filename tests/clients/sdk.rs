@@ -10,7 +10,7 @@ pub(crate) const RESOLVE: &[&str] = &["-c", include_str!("resolve.py")];
 /// Shows where credentials come from, and their last four letters.
 const CONFIGURE_LIST: &[&str] = &["-m", "awscli", "configure", "list"];
 /// Signs with credentials, and asks no service other than this one.
-const PRESIGN: &[&str] = &["-m", "awscli", "s3", "presign", "s3://bucket/key"];
+pub(crate) const PRESIGN: &[&str] = &["-m", "awscli", "s3", "presign", "s3://bucket/key"];
 
 pub(crate) const AS_ROLE: [&str; 3] = [
     "PUT /latest/api/token 200",

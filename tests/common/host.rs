@@ -140,7 +140,11 @@ impl<'a> Host<'a> {
         let mut passwd = String::from("root:x:0:0:root:/root:/bin/sh\n");
         let mut group = String::from("root:x:0:\nops:x:7000:alice\nstaff:x:7001:alice,bob\n");
         for (name, user) in people.iter().chain(more) {
-            passwd += &format!("{name}:x:{}:{}::/nonexistent:/bin/sh\n", user.uid, user.gid);
+            let shell = match *name {
+                "imdsfw" | "ec2-instance-connect" | "cwagent" => "/usr/sbin/nologin",
+                _ => "/bin/sh",
+            };
+            passwd += &format!("{name}:x:{}:{}::/nonexistent:{shell}\n", user.uid, user.gid);
             group += &format!("g-{name}:x:{}:\n", user.gid);
         }
         unshare(CloneFlags::CLONE_NEWNS).unwrap();

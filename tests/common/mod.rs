@@ -8,6 +8,7 @@ pub(crate) mod fake;
 pub(crate) mod host;
 pub(crate) mod http;
 pub(crate) mod iptables;
+pub(crate) mod login;
 pub(crate) mod naive;
 pub(crate) mod net;
 pub(crate) mod nft;
