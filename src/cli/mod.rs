@@ -1,16 +1,22 @@
 //! Words in, words out: one file per subcommand. Nothing here decides
 //! anything; it reads arguments, calls the module that does, and prints.
 
+mod bypass;
 mod check;
 mod demo;
 mod doctor;
 mod explain;
 mod generate;
+mod grant;
 mod inputs;
+mod lockdown;
 mod names;
+mod orders;
+mod reload;
 mod rules;
 mod run;
 mod sim;
+mod status;
 mod test;
 mod witness;
 
@@ -40,6 +46,13 @@ enum Command {
     Explain(explain::Args),
     Test(test::Args),
     Doctor(doctor::Args),
+    Status(status::Args),
+    Reload(reload::Args),
+    Rollback(reload::RollbackArgs),
+    Grant(grant::Args),
+    Revoke(grant::RevokeArgs),
+    Lockdown(lockdown::Args),
+    Bypass(bypass::Args),
     Sim(sim::Args),
     Witness(witness::Args),
     #[command(hide = true)]
@@ -78,6 +91,13 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(args),
         Command::Test(args) => test::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Status(args) => status::run(args),
+        Command::Reload(args) => reload::run(args),
+        Command::Rollback(args) => reload::rollback(args),
+        Command::Grant(args) => grant::run(args),
+        Command::Revoke(args) => grant::revoke(args),
+        Command::Lockdown(args) => lockdown::run(args),
+        Command::Bypass(args) => bypass::run(args),
         Command::Sim(args) => sim::run(args),
         Command::Witness(args) => witness::run(args),
         Command::Generate(args) => generate::run(args),

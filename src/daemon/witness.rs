@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::acceptor::Acceptor;
+use crate::control::Acceptor;
 use crate::audit::{Event, Log};
 use crate::caller::witness::{RunAs, Witness, WitnessError, start};
 use crate::ids::Uid;

@@ -183,6 +183,11 @@ pub fn verify(rules: &RuleSet) -> Result<Vec<Drift>, InterceptError> {
     Ok(drifts)
 }
 
+/// What holds rules of ours; `None` where nothing does, or it cannot be told.
+pub fn in_use(rules: &RuleSet) -> Option<Backend> {
+    loaded(rules.backend()).ok()?.first().copied()
+}
+
 /// Takes our rules, and only ours, out of the kernel; `None`: out of every
 /// back end. From then on every user of the host reaches the metadata service
 /// directly. Names what held rules.

@@ -94,6 +94,10 @@ pub(super) fn denied(caller: &Caller, path: &str, id: &str) -> Reply {
 /// connection, or where that is not known.
 pub(super) fn withheld(path: &str, reason: Reason, id: &str) -> Reply {
     let why = match reason {
+        Reason::Lockdown => "no credentials leave this host for now",
+        Reason::Policy | Reason::Default | Reason::AccountUnknown => {
+            "what let you have it has ended"
+        }
         Reason::WitnessGone => "it cannot be found out who holds this connection",
         _ => "not everyone who holds this connection may have it",
     };

@@ -34,6 +34,7 @@ mod names;
 mod observe;
 mod overload;
 mod readme;
+mod reload;
 mod scenes;
 mod spellings;
 mod start;
