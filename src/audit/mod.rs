@@ -19,5 +19,5 @@ pub(crate) use file::repair;
 pub use host::{Host, InstanceFacts};
 pub use log::{Log, Writer};
 pub use record::{CredentialRecord, Decision, Event, Reason, SCHEMA};
-pub use tally::{Count, Counted, Failed, OfUser, Role};
 pub use request::{Ending, Facts, Held, Pending, connection_refused};
+pub use tally::{Count, Counted, Failed, OfUser, Role};

@@ -105,8 +105,7 @@ pub(super) struct Noted<'a> {
 impl Tally {
     pub(super) fn note(&self, noted: &Noted) {
         let mut counts = self.counts();
-        let has_room =
-            counts.by_uid.len() < UIDS_MAX || counts.by_uid.contains_key(&noted.uid);
+        let has_room = counts.by_uid.len() < UIDS_MAX || counts.by_uid.contains_key(&noted.uid);
         let count = match has_room {
             true => counts.by_uid.entry(noted.uid).or_default(),
             false => &mut counts.others,
@@ -148,7 +147,9 @@ impl Tally {
         by_uid.sort_by_key(|it| (std::cmp::Reverse(asked(it)), it.uid));
         let named = |counts: &BTreeMap<&'static str, u64>| {
             let named = counts.iter();
-            named.map(|(name, count)| ((*name).to_owned(), *count)).collect()
+            named
+                .map(|(name, count)| ((*name).to_owned(), *count))
+                .collect()
         };
         Counted {
             by_uid,

@@ -12,8 +12,10 @@ use crate::audit::{Decision, Reason};
 use crate::authorize::{TokenState, judge};
 use crate::caller::accounts;
 use crate::config::{Action, Config, Mode, load_policy};
+use crate::control::{self, Store};
 use crate::diagnose::{Diagnostics, plain_text, wrap};
 use crate::ids::Uid;
+use crate::intercept::daemon_uid;
 use crate::policy::{Account, Policy, Step, Subject, Verdict, Why};
 use crate::request::{CanonicalPath, ReadMethod, TOKEN_PATH, path_of_url};
 
@@ -69,7 +71,11 @@ pub(super) fn run(args: Args) -> Outcome {
     let config = Config::load_with(&args.config.config, &[], &mut found);
     let loaded = config.and_then(|config| {
         let loaded = load_policy(&config, &mut found)?;
-        Some((config, loaded.policy))
+        // For who may read them; the others are answered by the files alone.
+        let owner = daemon_uid(&config.user).unwrap_or(Uid::ROOT);
+        let store = Store::new(config.state_directory.clone(), owner);
+        let policy = control::ahead_of(loaded, &config, &store);
+        Some((config, policy))
     });
     let Some((config, policy)) = loaded else {
         if args.json {

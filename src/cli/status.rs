@@ -11,9 +11,9 @@ use crate::control::{self, Ask, From, OnDisk, Reply, Status};
 use crate::diagnose::{plain_text, wrap};
 use crate::intercept::{self, Drift, RuleSet};
 
-/// Beside the names of what is shown.
-const WIDTH: usize = 66;
-const INDENT: usize = 12;
+/// Beside the names of what is shown; a hash just fits.
+const WIDTH: usize = 71;
+const INDENT: usize = 9;
 /// Users that are shown one by one.
 const USERS: usize = 8;
 
@@ -242,12 +242,18 @@ fn watcher(status: &Status) -> String {
     let watcher = &status.watcher;
     let mut said = match watcher.heard_ms {
         _ if watcher.unguarded => "NOBODY IS SERVED: the rules are broken, or it is silent".into(),
-        Some(ms) => format!("heard {:.1} s ago", f64::from(u32::try_from(ms).unwrap_or(u32::MAX)) / 1000.0),
+        Some(ms) => format!(
+            "heard {:.1} s ago",
+            f64::from(u32::try_from(ms).unwrap_or(u32::MAX)) / 1000.0
+        ),
         None => "never heard: changed rules are not restored (`imdsfw rules watch`)".to_owned(),
     };
     if watcher.drifts > 0 {
         let last = watcher.last_drift.as_deref().unwrap_or("not told");
-        said += &format!("; found the rules changed {} times, last: {last}", watcher.drifts);
+        said += &format!(
+            "; found the rules changed {} times, last: {last}",
+            watcher.drifts
+        );
     }
     said
 }
@@ -278,15 +284,21 @@ fn counts(counts: &Counted) -> String {
         None => "no credentials have passed by yet".to_owned(),
     };
     out += &row("role", &role);
-    let all = counts.by_uid.iter().map(|it| it.count).chain([counts.others]);
+    let all = counts
+        .by_uid
+        .iter()
+        .map(|it| it.count)
+        .chain([counts.others]);
     let all = all.fold(Count::default(), |sum, it| Count {
         allowed: sum.allowed + it.allowed,
         denied: sum.denied + it.denied,
     });
     let reasons = counts.by_reason.iter();
-    let reasons: Vec<_> = reasons.map(|(reason, count)| format!("{reason} {count}")).collect();
+    let reasons: Vec<_> = reasons
+        .map(|(reason, count)| format!("{reason} {count}"))
+        .collect();
     out += &row(
-        "decisions",
+        "requests",
         &format!("{} allowed, {} denied", all.allowed, all.denied),
     );
     if !reasons.is_empty() {
@@ -297,7 +309,9 @@ fn counts(counts: &Counted) -> String {
         .iter()
         .take(USERS)
         .map(|it| {
-            let uid = it.uid.map_or("nobody known".to_owned(), |uid| uid.to_string());
+            let uid = it
+                .uid
+                .map_or("nobody known".to_owned(), |uid| uid.to_string());
             format!("{uid} {}/{}", it.count.allowed, it.count.denied)
         })
         .collect();
@@ -309,7 +323,9 @@ fn counts(counts: &Counted) -> String {
         out += &row("", &said);
     }
     let limits = counts.limits.iter();
-    let limits: Vec<_> = limits.map(|(limit, count)| format!("{limit} {count}")).collect();
+    let limits: Vec<_> = limits
+        .map(|(limit, count)| format!("{limit} {count}"))
+        .collect();
     let limits = match limits.is_empty() {
         true => "none hit".to_owned(),
         false => limits.join(", "),

@@ -43,7 +43,18 @@ pub fn ask(socket: &Path, ask: Ask) -> Result<Reply, AskError> {
     let frame = framed(&question).map_err(|error| AskError::Failed(socket.into(), error))?;
     let started = Instant::now();
     loop {
-        match ask_once(socket, &frame)? {
+        let reply = match ask_once(socket, &frame) {
+            // It was not read: too many ask at once.
+            Err(AskError::Failed(_, error))
+                if error.kind() == io::ErrorKind::ConnectionReset
+                    && started.elapsed() < AGAIN_FOR =>
+            {
+                std::thread::sleep(AGAIN);
+                continue;
+            }
+            reply => reply?,
+        };
+        match reply {
             Reply::Refused(Refused { why: Why::Busy, .. }) if started.elapsed() < AGAIN_FOR => {
                 std::thread::sleep(AGAIN);
             }
@@ -55,8 +66,8 @@ pub fn ask(socket: &Path, ask: Ask) -> Result<Reply, AskError> {
 
 fn ask_once(socket: &Path, frame: &[u8]) -> Result<Reply, AskError> {
     let failed = |error| AskError::Failed(socket.into(), error);
-    let mut stream = UnixStream::connect(socket)
-        .map_err(|error| AskError::NoDaemon(socket.into(), error))?;
+    let mut stream =
+        UnixStream::connect(socket).map_err(|error| AskError::NoDaemon(socket.into(), error))?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
     stream.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
     // Refused before it was heard, it has its answer all the same.

@@ -2,6 +2,7 @@
 //! counts from. It goes on while the host is suspended, and nobody can set it.
 
 use std::fs;
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use nix::time::{ClockId, clock_gettime};
@@ -33,8 +34,12 @@ pub fn on_the_wall(end: Moment) -> SystemTime {
     SystemTime::now() + until(end).min(Duration::from_secs(1 << 33))
 }
 
-/// Which boot this is; empty where the kernel does not say.
-pub fn boot_id() -> String {
-    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id");
-    id.map(|id| id.trim().to_owned()).unwrap_or_default()
+/// Which boot this is; empty where the kernel does not say. Read once: to be
+/// called first while that file is still within reach.
+pub fn boot_id() -> &'static str {
+    static ID: OnceLock<String> = OnceLock::new();
+    ID.get_or_init(|| {
+        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        id.map(|id| id.trim().to_owned()).unwrap_or_default()
+    })
 }

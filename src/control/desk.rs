@@ -316,7 +316,11 @@ impl Desk {
             sources,
             default,
             from: if changed { from } else { in_force.from },
-            since: if changed { SystemTime::now() } else { in_force.since },
+            since: if changed {
+                SystemTime::now()
+            } else {
+                in_force.since
+            },
         };
         if changed {
             tracing::info!("policy {hash}: {rules} rules");
@@ -337,12 +341,7 @@ impl Desk {
         }
     }
 
-    async fn lock_down(
-        &self,
-        except: Vec<String>,
-        reason: Option<String>,
-        by: By,
-    ) -> Reply {
+    async fn lock_down(&self, except: Vec<String>, reason: Option<String>, by: By) -> Reply {
         let since = utc::rfc3339_seconds(SystemTime::now());
         let lockdown = match Lockdown::new(except, reason, since, by) {
             Ok(lockdown) => Arc::new(lockdown),
@@ -719,7 +718,10 @@ fn viable(
         .into_iter()
         .partition(|grant| composed(std::slice::from_ref(grant)).is_ok());
     for grant in gone {
-        tracing::error!("a grant does not go with the policy any more, and ends: {}", grant.id);
+        tracing::error!(
+            "a grant does not go with the policy any more, and ends: {}",
+            grant.id
+        );
         ended(log, &grant, "policy");
     }
     match composed(&stay) {

@@ -38,7 +38,7 @@ impl Kept {
     pub(super) fn new(orders: &Orders) -> Self {
         Self {
             schema: 1,
-            boot_id: boot_id(),
+            boot_id: boot_id().to_owned(),
             grants: orders.grants.clone(),
             lockdown: orders.lockdown.clone(),
             bypass: orders.bypass.clone(),

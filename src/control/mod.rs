@@ -30,7 +30,7 @@ pub use client::{AskError, ask};
 pub use desk::{Desk, Parts};
 pub use follow::follow;
 pub use grants::{Kept, ahead_of};
-pub use orders::{Bypass, By, Grant, Lockdown, Orders, Standing, compose};
+pub use orders::{By, Bypass, Grant, Lockdown, Orders, Standing, compose};
 pub use protocol::{Ask, Done, Judged, Refused, Reply, Why};
 pub use server::serve;
 pub use snapshot::Snapshot;

@@ -216,7 +216,10 @@ mod tests {
         let frame = framed(&question).unwrap();
         let head = frame[..4].try_into().unwrap();
         assert_eq!(length(head, QUESTION_MAX), Some(frame.len() - 4));
-        assert_eq!(&frame[4..], br#"{"v":1,"login":null,"ask":{"do":"reload"}}"#);
+        assert_eq!(
+            &frame[4..],
+            br#"{"v":1,"login":null,"ask":{"do":"reload"}}"#
+        );
         assert_eq!(length([0, 1, 0, 1], QUESTION_MAX), None);
         assert_eq!(length([0xff; 4], ANSWER_MAX), None);
     }

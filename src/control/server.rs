@@ -15,14 +15,15 @@ use tokio::time::timeout;
 
 use super::acceptor::{Acceptor, Peer};
 use super::desk::Desk;
-use super::protocol::{
-    Answer, Ask, QUESTION_MAX, Question, Reply, VERSION, Why, framed, length,
-};
+use super::protocol::{Answer, Ask, QUESTION_MAX, Question, Reply, VERSION, Why, framed, length};
 use super::refusals::Refusals;
 use crate::ids::Uid;
 
 /// Questions of root's under way at once; the others' have as many places.
 const PLACES: usize = 16;
+/// Refusals that are still to be taken.
+const PARTINGS: usize = 32;
+const PARTS_WITHIN: Duration = Duration::from_millis(200);
 /// For a question to be there as a whole.
 const ASKED_WITHIN: Duration = Duration::from_secs(2);
 /// For an answer to be taken.
@@ -30,8 +31,8 @@ const TAKEN_WITHIN: Duration = Duration::from_secs(5);
 
 /// Answers for as long as the daemon lives.
 pub async fn serve(mut acceptor: Acceptor, desk: Arc<Desk>) {
-    let places = [PLACES, PLACES].map(|places| Arc::new(Semaphore::new(places)));
-    let [of_root, of_users] = places;
+    let places = [PLACES, PLACES, PARTINGS].map(|places| Arc::new(Semaphore::new(places)));
+    let [of_root, of_users, partings] = places;
     let refusals = Arc::new(Refusals::new(desk.log().clone()));
     tokio::spawn(Arc::clone(&refusals).tell());
     loop {
@@ -40,7 +41,7 @@ pub async fn serve(mut acceptor: Acceptor, desk: Arc<Desk>) {
         if !is_root && !desk.is_open_to_users() {
             refusals.note(peer, Why::Forbidden);
             let message = "only root may ask here";
-            refuse(&stream, Why::Forbidden, message);
+            refuse(stream, Why::Forbidden, message, &partings);
             continue;
         }
         let places = if is_root { &of_root } else { &of_users };
@@ -51,14 +52,17 @@ pub async fn serve(mut acceptor: Acceptor, desk: Arc<Desk>) {
             }
             Err(_) => {
                 refusals.note(peer, Why::Busy);
-                refuse(&stream, Why::Busy, "too many ask at once; try again");
+                let message = "too many ask at once; try again";
+                refuse(stream, Why::Busy, message, &partings);
             }
         }
     }
 }
 
 /// A new connection takes so little at once, or nobody is there to hear it.
-fn refuse(stream: &UnixStream, why: Why, message: &str) {
+/// Closed with something unread, it would lose that again: so what comes is
+/// dropped for a moment, while there is a place for that.
+fn refuse(stream: UnixStream, why: Why, message: &str, partings: &Arc<Semaphore>) {
     let answer = Answer {
         v: VERSION,
         reply: Reply::refused(why, message),
@@ -66,6 +70,19 @@ fn refuse(stream: &UnixStream, why: Why, message: &str) {
     if let Ok(frame) = framed(&answer) {
         let _ = stream.try_write(&frame);
     }
+    if let Ok(place) = Arc::clone(partings).try_acquire_owned() {
+        tokio::spawn(async move {
+            let _ = timeout(PARTS_WITHIN, part(stream)).await;
+            drop(place);
+        });
+    }
+}
+
+/// Until the other end has closed, or has sent more than any question.
+async fn part(mut stream: UnixStream) {
+    let _ = stream.shutdown().await;
+    let mut rest = stream.take(QUESTION_MAX.into());
+    let _ = tokio::io::copy(&mut rest, &mut tokio::io::sink()).await;
 }
 
 async fn converse(
@@ -94,7 +111,12 @@ async fn converse(
         return;
     };
     // Whoever does not take it, or has gone, does without.
-    let _ = timeout(TAKEN_WITHIN, stream.write_all(&frame)).await;
+    if timeout(TAKEN_WITHIN, stream.write_all(&frame))
+        .await
+        .is_ok()
+    {
+        let _ = timeout(PARTS_WITHIN, part(stream)).await;
+    }
 }
 
 /// `None` where it is none, ends early, or says that it is too long.

@@ -137,7 +137,9 @@ impl Store {
         let others = Mode::S_IWGRP | Mode::S_IWOTH;
         if Mode::from_bits_truncate(stat.st_mode).intersects(others) {
             let mode = stat.st_mode & 0o7777;
-            return untrusted(format!("has mode {mode:04o}, so that others could change it"));
+            return untrusted(format!(
+                "has mode {mode:04o}, so that others could change it"
+            ));
         }
         Ok(())
     }
@@ -149,7 +151,11 @@ impl fmt::Display for StateError {
             Self::Io(path, error) => write!(f, "{}: {error}", path.display()),
             Self::Untrusted(path, why) => write!(f, "{} {why}", path.display()),
             Self::Broken(path, why) => {
-                write!(f, "{} is nothing that was written here: {why}", path.display())
+                write!(
+                    f,
+                    "{} is nothing that was written here: {why}",
+                    path.display()
+                )
             }
         }
     }

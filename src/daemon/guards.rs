@@ -17,8 +17,8 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep_until};
 
-use crate::control::{Acceptor, Vitals};
 use crate::audit::{Event, Log};
+use crate::control::{Acceptor, Vitals};
 use crate::proxy::Guards;
 use crate::watch::report::Report;
 
@@ -107,7 +107,8 @@ impl Post {
             Report::Ok => self.stand(),
             Report::Broken { why } => self.gone(&why),
             Report::Drift(found) => {
-                self.vitals.drifted(found.changed.first().map(ToString::to_string));
+                self.vitals
+                    .drifted(found.changed.first().map(ToString::to_string));
                 self.log.event(Event::RulesDrift, &found);
             }
             Report::Restored(restored) => self.log.event(Event::RulesRestored, &restored),

@@ -103,7 +103,12 @@ pub(super) fn serve(ready: Ready) -> Result<(), StartError> {
             control::follow(Arc::clone(&desk)).map_err(StartError::Runtime)?;
         }
         tokio::spawn(witness.keep(log.clone()));
-        let stop = signals.heed(log.clone(), desk, Arc::clone(&manager), Arc::clone(&ended_by));
+        let stop = signals.heed(
+            log.clone(),
+            desk,
+            Arc::clone(&manager),
+            Arc::clone(&ended_by),
+        );
         if let Some(watchdog) = manager.watchdog() {
             tokio::spawn(heartbeat(Arc::clone(&manager), watchdog));
         }

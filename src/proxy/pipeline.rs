@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use hyper::StatusCode;
 
+use super::Proxy;
 use super::answer::{self, Reply};
 use super::forward::Passing;
 use super::gate::Arrived;
-use super::Proxy;
 use crate::audit::{Decision, Ending, Pending, Reason};
 use crate::authorize::{Permit, TokenState, Withheld};
 use crate::caller::{Caller, CallerUnknown, Peer};
@@ -66,7 +66,13 @@ impl Proxy {
         }
     }
 
-    async fn mint(&self, orders: &Orders, mut record: Pending, caller: &Caller, ttl: Ttl) -> Served {
+    async fn mint(
+        &self,
+        orders: &Orders,
+        mut record: Pending,
+        caller: &Caller,
+        ttl: Ttl,
+    ) -> Served {
         record.facts.verdict = Some(Decision::Allow);
         if let Err(over) = self.limits.token(caller.uid(), Instant::now()) {
             let reply = answer::too_many("tokens", record.id());

@@ -23,6 +23,7 @@ mod common;
 // Its debugger knows one kind of registers.
 #[cfg(target_arch = "x86_64")]
 mod confine;
+mod control;
 mod drift;
 mod exemption;
 mod http_table;
