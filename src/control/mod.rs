@@ -26,6 +26,7 @@ mod state;
 mod status;
 
 pub use acceptor::{Acceptor, Peer};
+pub(crate) use client::login;
 pub use client::{AskError, ask};
 pub use desk::{Desk, Parts};
 pub use follow::follow;

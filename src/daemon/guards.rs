@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::audit::{Event, Log};
 use crate::control::{Acceptor, Vitals};
 use crate::proxy::Guards;
-use crate::watch::report::Report;
+use crate::watch::report::{Lifted, Report};
 
 /// A watcher that says nothing for so long is gone.
 const SILENCE: Duration = Duration::from_secs(3);
@@ -101,9 +101,33 @@ struct Post {
 
 impl Post {
     fn take(&mut self, report: Report) {
-        self.heard = Some(Instant::now());
-        self.vitals.heard();
+        // A bypass without a watcher has somebody who tells of it, and goes.
+        let of_bypass = matches!(
+            report,
+            Report::BypassStarted(_) | Report::Bypassed { .. } | Report::BypassEnded(_)
+        );
+        if !of_bypass || self.heard.is_some() {
+            self.heard = Some(Instant::now());
+            self.vitals.heard();
+        }
         match report {
+            Report::BypassStarted(bypass) => {
+                tracing::warn!("hard bypass until {}: {}", bypass.until, bypass.reason);
+                self.vitals.set_hard_bypass(Some(bypass.until.clone()));
+                let detail = serde_json::json!({ "hard": true, "until": bypass.until,
+                    "seconds": bypass.seconds, "reason": bypass.reason, "by": bypass.by });
+                self.log.event(Event::BypassStarted, &detail);
+            }
+            Report::Bypassed { until } => {
+                self.vitals.set_hard_bypass(Some(until));
+                self.stand();
+            }
+            Report::BypassEnded(Lifted { why }) => {
+                tracing::warn!("the hard bypass has ended: {why}");
+                self.vitals.set_hard_bypass(None);
+                let detail = serde_json::json!({ "hard": true, "why": why });
+                self.log.event(Event::BypassEnded, &detail);
+            }
             Report::Ok => self.stand(),
             Report::Broken { why } => self.gone(&why),
             Report::Drift(found) => {

@@ -18,6 +18,7 @@ mod attacks;
 mod audit;
 mod backends;
 mod budget;
+mod bypass;
 #[path = "../common/mod.rs"]
 mod common;
 // Its debugger knows one kind of registers.
