@@ -449,8 +449,8 @@ impl Desk {
 
     async fn revoke(self: &Arc<Self>, id: &str, by: By) -> Reply {
         let orders = self.standing.orders();
-        let grants = orders.grants.iter();
-        let Some(grant) = grants.cloned().find(|it| it.id == id && !it.has_ended()) else {
+        let mut grants = orders.grants.iter();
+        let Some(grant) = grants.find(|it| it.id == id && !it.has_ended()) else {
             let what = format!("there is no grant {id:?}; `imdsfw status` lists them");
             return Reply::refused(Why::Missing, what);
         };

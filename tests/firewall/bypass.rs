@@ -6,12 +6,13 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use imdsfw::config::BACKENDS;
+use imdsfw::config::{BACKENDS, Backend};
 use nix::mount::{MsFlags, mount};
 use serde_json::Value;
 
 use crate::common::host::{BINARY, Host, Setup, wait_for};
 use crate::common::http::{V4, get, token};
+use crate::common::iptables;
 use crate::common::net::in_network;
 use crate::common::nft;
 use crate::common::user::{ALICE, ROOT};
@@ -122,10 +123,10 @@ fn the_watcher_heeds_it_and_puts_the_rules_back_when_it_ends() {
 
 #[test]
 fn it_needs_no_daemon_no_config_no_log_and_no_watcher_and_ends_by_itself() {
-    for (backend, _) in BACKENDS {
+    for (word, backend) in BACKENDS {
         in_network(move |net| {
             let setup = Setup {
-                config: format!("rules.backend = \"{backend}\""),
+                config: format!("rules.backend = \"{word}\""),
                 ..Setup::default()
             };
             let mut host = Host::prepare(net, &setup);
@@ -139,23 +140,27 @@ fn it_needs_no_daemon_no_config_no_log_and_no_watcher_and_ends_by_itself() {
             assert!(filled.is_err(), "the disk is full");
             let config = fs::read_to_string(host.config()).unwrap();
             fs::write(host.config(), "schema = [").unwrap();
-            let before = ruleset();
+            let before = loaded(backend);
             let mark = format!("imdsfw-test {}\n", host.path("x").display());
             fs::write("/dev/kmsg", &mark).unwrap();
 
             let start = Instant::now();
             hard(&host, "2s", "nothing else works");
             let out = start.elapsed();
-            assert_eq!(nft_of_ours(), [""; 0], "{backend}");
+            let rest = loaded(backend);
+            assert!(
+                !rest.contains("imdsfw") && !rest.contains("IMDSFW"),
+                "{rest}"
+            );
             assert_eq!(credentials(), 200, "straight from the service");
             let kernel = kernel_says(mark.trim());
             assert!(
                 kernel.contains("HARD BYPASS until") && kernel.contains("nothing else works"),
                 "{kernel}"
             );
-            wait_for("the rules", || (ruleset() == before).then_some(()));
+            wait_for("the rules", || (loaded(backend) == before).then_some(()));
             let back = start.elapsed();
-            println!("{backend}: out after {out:?}, back, byte for byte, after {back:?}");
+            println!("{word}: out after {out:?}, back, byte for byte, after {back:?}");
             assert!(
                 back > Duration::from_secs(2) && back < Duration::from_secs(4),
                 "{back:?}"
@@ -166,12 +171,20 @@ fn it_needs_no_daemon_no_config_no_log_and_no_watcher_and_ends_by_itself() {
                     .then_some(())
             });
             fs::write(host.config(), config).unwrap();
-            assert!(verify(&host), "{backend}");
+            assert!(verify(&host), "{word}");
             // Whoever kept it tells the daemon that comes.
             fs::remove_file(host.path("log/filler")).unwrap();
             host.start_daemon();
             assert_eq!(credentials(), 403);
         });
+    }
+}
+
+/// What the back end holds, as its own tool shows it.
+fn loaded(backend: Backend) -> String {
+    match backend {
+        Backend::Nft => ruleset(),
+        iptables => iptables::saved(iptables),
     }
 }
 
