@@ -46,6 +46,10 @@ pub(super) struct Args {
     /// Ask without a token (IMDSv1)
     #[arg(long)]
     v1: bool,
+    /// Ask the running daemon what you would get now, with grants, lockdown
+    /// and bypass counted in; `[control] own_verdict` lets others than root
+    #[arg(long, conflicts_with_all = ["user", "method", "v1"])]
+    live: bool,
     /// Print the answer as one JSON object
     #[arg(long)]
     json: bool,
@@ -62,6 +66,9 @@ fn path_or_url(text: &str) -> Result<String, &'static str> {
 }
 
 pub(super) fn run(args: Args) -> Outcome {
+    if args.live {
+        return super::orders::own_verdict(&args.config, args.path, args.json);
+    }
     let Some(uid) = uid_of(args.user.as_deref())? else {
         let name = plain_text(args.user.as_deref().unwrap_or_default());
         eprintln!("imdsfw: no account is called {name}; give its uid, or another name");

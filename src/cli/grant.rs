@@ -14,6 +14,9 @@ use crate::diagnose::plain_text;
 /// the daemon, not of the host. Its start, each request that it lets through
 /// (as the rule "grant ID") and its end are in the audit log.
 #[derive(clap::Args, Debug)]
+#[command(override_usage = "\
+imdsfw grant [OPTIONS] --user <NAME|UID> --path <PATH|@SET>
+                    --for <TIME> --reason <TEXT>")]
 #[command(after_help = "\
 Examples:
   imdsfw grant --user alice --path @role --for 1h --reason \"ticket 4711\"

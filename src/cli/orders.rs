@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::{ConfigArg, Outcome, fold, print};
-use crate::config::Config;
+use crate::config::{Action, Config};
 use crate::control::{self, Ask, Done, Reply};
+use crate::diagnose::plain_text;
 
 /// Which daemon, and how its answer is shown.
 #[derive(clap::Args, Debug)]
@@ -45,6 +46,28 @@ pub(super) fn order(args: &OrderArgs, ask: Ask) -> Outcome {
     };
     show(&done, args.json)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the daemon says of whoever asks: exits as `explain` does.
+pub(super) fn own_verdict(config: &ConfigArg, path: String, json: bool) -> Outcome {
+    let judged = match control::ask(&config.control_socket(), Ask::Verdict { path })? {
+        Reply::Verdict(judged) => judged,
+        _ => return Err("the daemon answered something else; restart it after an upgrade".into()),
+    };
+    let allowed = judged.verdict == Action::Allow;
+    if json {
+        print(&format!("{}\n", serde_json::to_string(&judged)?))?;
+    } else {
+        let word = if allowed { "ALLOW" } else { "DENY" };
+        let rule = judged.rule.as_deref();
+        let by = rule.map_or(String::new(), |rule| format!(", by \"{rule}\""));
+        let said = format!(
+            "{word}, now and by the running daemon: {}{by}",
+            judged.reason
+        );
+        print(&format!("{}\n", fold(&plain_text(&said))))?;
+    }
+    Ok(ExitCode::from(u8::from(!allowed)))
 }
 
 pub(super) fn show(done: &Done, json: bool) -> std::io::Result<()> {

@@ -10,6 +10,7 @@ use crate::config::{Backend, Config, Mode};
 use crate::control::{self, Ask, From, OnDisk, Reply, Status};
 use crate::diagnose::{plain_text, wrap};
 use crate::intercept::{self, Drift, RuleSet};
+use crate::watch::HardBypass;
 
 /// Beside the names of what is shown; a hash just fits.
 const WIDTH: usize = 71;
@@ -17,7 +18,9 @@ const INDENT: usize = 9;
 /// Users that are shown one by one.
 const USERS: usize = 8;
 
-/// Show how the firewall stands: policy, rules, grants, lockdown, counts.
+/// Show how the firewall stands.
+///
+/// Policy, kernel rules, grants, lockdown, bypass, the service, counts.
 ///
 /// Asks the running daemon, and looks at the kernel rules. Exits 1 where the
 /// daemon does not answer or the rules are not in force.
@@ -97,6 +100,7 @@ impl Rules {
 
     fn json(&self) -> Value {
         json!({
+            "hard_bypass": HardBypass::standing(),
             "backend": self.backend.map(Backend::place),
             "in_force": self.are_in_force(),
             "drift": self.drift.as_ref().ok(),
@@ -105,6 +109,13 @@ impl Rules {
     }
 
     fn text(&self) -> String {
+        if let Some(bypass) = HardBypass::standing() {
+            let said = format!(
+                "OUT OF THE KERNEL until {} (hard bypass): {}",
+                bypass.until, bypass.reason
+            );
+            return row("rules", &said);
+        }
         let place = self.backend.map_or("none loaded", Backend::place);
         let said = match &self.drift {
             Ok(drift) if drift.is_empty() => format!("{place}: as they must be"),

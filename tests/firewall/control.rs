@@ -143,6 +143,27 @@ fn a_user_may_ask_for_their_own_verdict_where_the_config_says_so_and_nothing_els
             assert_eq!(said["reply"]["verdict"], verdict, "{said}");
             assert_eq!(said["reply"]["reason"], reason, "{said}");
         }
+        // By the command as well, with a grant counted in.
+        order(
+            &host,
+            &[
+                "grant", "--user", "alice", "--path", "@role", "--for", "1h", "--reason", "t",
+            ],
+        );
+        let copy = host.path("imdsfw-copy");
+        fs::copy(BINARY, &copy).unwrap();
+        let mut explain = Command::new(copy);
+        explain.args(["explain", "--live", CREDENTIALS, "--config"]);
+        explain.arg(host.config()).uid(ALICE.uid).gid(ALICE.gid);
+        let output = explain.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && said.starts_with("ALLOW"),
+            "{output:?}"
+        );
+        assert!(said.contains("\"grant "), "{said}");
+        let (_, id) = said.split_once("\"grant ").unwrap();
+        order(&host, &["revoke", id.split('"').next().unwrap()]);
         for json in [
             r#"{"v":1,"ask":{"do":"status"}}"#,
             r#"{"v":1,"ask":{"do":"bypass","on":true,"seconds":60,"reason":"x"}}"#,
