@@ -153,7 +153,7 @@ fn a_user_may_ask_for_their_own_verdict_where_the_config_says_so_and_nothing_els
         let copy = host.path("imdsfw-copy");
         fs::copy(BINARY, &copy).unwrap();
         let mut explain = Command::new(copy);
-        explain.args(["explain", "--live", CREDENTIALS, "--config"]);
+        explain.args(["explain", "--live", "--json", CREDENTIALS, "--config"]);
         explain.arg(host.config()).uid(ALICE.uid).gid(ALICE.gid);
         let output = explain.output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
