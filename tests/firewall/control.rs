@@ -156,14 +156,15 @@ fn a_user_may_ask_for_their_own_verdict_where_the_config_says_so_and_nothing_els
         explain.args(["explain", "--live", "--json", CREDENTIALS, "--config"]);
         explain.arg(host.config()).uid(ALICE.uid).gid(ALICE.gid);
         let output = explain.output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(
-            output.status.success() && said.starts_with("ALLOW"),
-            "{output:?}"
+        assert!(output.status.success(), "{output:?}");
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(
+            (&said["verdict"], &said["reason"]),
+            (&"allow".into(), &"allowed".into())
         );
-        assert!(said.contains("\"grant "), "{said}");
-        let (_, id) = said.split_once("\"grant ").unwrap();
-        order(&host, &["revoke", id.split('"').next().unwrap()]);
+        let id = said["rule"].as_str().unwrap();
+        let id = id.strip_prefix("grant ").unwrap();
+        order(&host, &["revoke", id]);
         for json in [
             r#"{"v":1,"ask":{"do":"status"}}"#,
             r#"{"v":1,"ask":{"do":"bypass","on":true,"seconds":60,"reason":"x"}}"#,
@@ -248,8 +249,9 @@ fn garbage_half_messages_and_a_thousand_connections_do_it_no_harm() {
     });
 }
 
-/// Reads credentials over and over as these users; when each answer of 200 was
-/// there. `body` runs meanwhile.
+/// Reads credentials over and over as these users; when each request was begun
+/// that was answered with 200. `body` runs meanwhile. (When an answer is seen,
+/// a busy machine decides; what left when, the log says.)
 fn under_load<T>(
     users: &[User],
     body: impl FnOnce(&Mutex<Vec<(User, Instant)>>) -> T,
@@ -263,8 +265,9 @@ fn under_load<T>(
                 setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
                 let mut own = token(*user, V4, 3600);
                 while going.load(Ordering::SeqCst) {
+                    let begun = Instant::now();
                     match get(*user, V4, CREDENTIALS, Some(&own)).status {
-                        200 => seen.lock().unwrap().push((*user, Instant::now())),
+                        200 => seen.lock().unwrap().push((*user, begun)),
                         401 => own = token(*user, V4, 3600),
                         status => assert_eq!(status, 403),
                     }
@@ -393,7 +396,8 @@ fn a_grant_ends_to_the_moment_and_is_recorded_from_start_to_end() {
             last - granted.1,
         );
         assert!(of_alice.len() > 20);
-        assert!(of_alice[0].1 > granted.0);
+        let begun_before = of_alice.iter().filter(|(_, at)| *at < granted.0);
+        assert!(begun_before.count() <= 3, "under way when it was given");
         assert!(last < granted.1 + Duration::from_secs(2), "after its end");
         let bobs = seen.iter().filter(|(user, at)| *user == BOB && *at > last);
         assert!(bobs.count() > 5, "the policy's own go on");
