@@ -19,14 +19,12 @@ use super::orders::{By, Bypass, Grant, Lockdown, Orders, Standing, compose};
 use super::protocol::{Ask, Done, Judged, Question, Reply, Why};
 use super::snapshot::Snapshot;
 use super::state::Store;
-use super::status::{
-    BypassStatus, From, GrantStatus, LockdownStatus, OnDisk, PolicyStatus, Status, Vitals,
-};
+use super::status::{From, Vitals};
 use crate::audit::{Event, Log};
 use crate::authorize::TokenState;
 use crate::caller::Callers;
 use crate::config::{Action, Config, LoadedPolicy, load_policy};
-use crate::diagnose::{Diagnostics, Severity, Source, Style};
+use crate::diagnose::{Diagnostics, Source, Style};
 use crate::ids::Uid;
 use crate::policy::Policy;
 use crate::request::{CanonicalPath, ReadMethod};
@@ -64,33 +62,33 @@ pub struct Parts {
 
 /// Takes orders.
 pub struct Desk {
-    config: Config,
+    pub(super) config: Config,
     path: PathBuf,
-    standing: Standing,
-    callers: Arc<Callers>,
-    vitals: Vitals,
+    pub(super) standing: Standing,
+    pub(super) callers: Arc<Callers>,
+    pub(super) vitals: Vitals,
     store: Store,
-    log: Log,
-    started: Instant,
-    in_force: Mutex<InForce>,
-    keeping: Mutex<Option<String>>,
+    pub(super) log: Log,
+    pub(super) started: Instant,
+    pub(super) in_force: Mutex<InForce>,
+    pub(super) keeping: Mutex<Option<String>>,
     ends: Notify,
 }
 
 /// The policy of the files, and how it came.
-struct InForce {
-    sources: Vec<Arc<Source>>,
+pub(super) struct InForce {
+    pub(super) sources: Vec<Arc<Source>>,
     default: Action,
-    from: From,
-    since: SystemTime,
+    pub(super) from: From,
+    pub(super) since: SystemTime,
 }
 
 /// What reading the files came to.
-struct Read {
-    loaded: LoadedPolicy,
-    config: Config,
+pub(super) struct Read {
+    pub(super) loaded: LoadedPolicy,
+    pub(super) config: Config,
     /// Whether the config differs in what only a restart takes.
-    restart: bool,
+    pub(super) restart: bool,
     warnings: Option<String>,
 }
 
@@ -259,7 +257,7 @@ impl Desk {
     }
 
     /// Reads config and policy; on a thread of its own.
-    fn read(&self) -> Result<Read, Diagnostics> {
+    pub(super) fn read(&self) -> Result<Read, Diagnostics> {
         let on_disk = Config::load(&self.path)?;
         let mut config = self.config.clone();
         config.policy.mode = on_disk.policy.mode;
@@ -615,89 +613,6 @@ impl Desk {
             tracing::warn!("the policy is not kept for the next start: {error}");
         }
     }
-
-    async fn status(self: &Arc<Self>) -> Status {
-        let desk = Arc::clone(self);
-        let on_disk = blocking(move || desk.on_disk()).await;
-        let orders = self.standing.orders();
-        let in_force = self.in_force.lock().await;
-        let seconds = |end| until(end).as_secs();
-        let wall = |end| utc::rfc3339_seconds(on_the_wall(end));
-        Status {
-            version: env!("CARGO_PKG_VERSION").into(),
-            pid: std::process::id(),
-            uptime_s: self.started.elapsed().as_secs(),
-            mode: orders.mode,
-            policy: PolicyStatus {
-                policy: orders.base.hash().to_string(),
-                since: utc::rfc3339_seconds(in_force.since),
-                age_s: in_force.since.elapsed().unwrap_or_default().as_secs(),
-                from: in_force.from,
-                rules: orders.base.len(),
-                files: in_force.sources.iter().map(|it| it.name().into()).collect(),
-                watch: self.config.policy.watch,
-                on_disk: on_disk.unwrap_or_else(|error| OnDisk::Refused { error }),
-            },
-            grants: orders
-                .grants
-                .iter()
-                .filter(|grant| !grant.has_ended())
-                .map(|grant| GrantStatus {
-                    id: grant.id.clone(),
-                    who: grant.who.clone(),
-                    paths: grant.paths.clone(),
-                    reason: grant.reason.clone(),
-                    until: wall(grant.ends),
-                    left_s: seconds(grant.ends),
-                    uses: grant.uses.load(std::sync::atomic::Ordering::Relaxed),
-                    by: grant.by,
-                })
-                .collect(),
-            lockdown: orders.lockdown.as_ref().map(|lockdown| LockdownStatus {
-                since: lockdown.since.clone(),
-                except: lockdown.except.clone(),
-                reason: lockdown.reason.clone(),
-                by: lockdown.by,
-            }),
-            bypass: orders.bypass.as_ref().map(|bypass| BypassStatus {
-                until: wall(bypass.ends),
-                left_s: seconds(bypass.ends),
-                reason: bypass.reason.clone(),
-                by: bypass.by,
-            }),
-            watcher: self.vitals.status(),
-            witness: self.callers.has_witness(),
-            counts: self.log.counted(),
-            state: self.keeping.lock().await.clone(),
-        }
-    }
-
-    fn on_disk(&self) -> OnDisk {
-        match self.read() {
-            Ok(read) => {
-                let (policy, mode) = (read.loaded.policy.hash(), read.config.policy.mode);
-                let orders = self.standing.orders();
-                if policy == orders.base.hash() && mode == orders.mode {
-                    return OnDisk::Same {
-                        restart: read.restart,
-                    };
-                }
-                OnDisk::Differs {
-                    policy: policy.to_string(),
-                    mode,
-                    restart: read.restart,
-                }
-            }
-            Err(found) => {
-                let mut errors = found.iter().filter(|it| it.severity == Severity::Error);
-                let first = errors.next();
-                let first = first.map(|it| format!("{}: {}", it.place, it.message));
-                OnDisk::Refused {
-                    error: first.unwrap_or_default(),
-                }
-            }
-        }
-    }
 }
 
 /// The grants that this policy can stand behind, and it behind them. One that
@@ -747,7 +662,7 @@ fn new_tokens() -> Option<TokenKey> {
 }
 
 /// Where files may be read.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, String> {
     let done = tokio::task::spawn_blocking(work).await;

@@ -17,6 +17,7 @@ pub mod clock;
 mod desk;
 mod follow;
 mod grants;
+mod look;
 mod orders;
 mod protocol;
 mod refusals;
