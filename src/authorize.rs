@@ -146,6 +146,24 @@ pub fn judge(verdict: Verdict, method: ReadMethod, token: TokenState, mode: Mode
     }
 }
 
+/// Decides while the policy is off: as in observe, and rules that hold also
+/// there do not. Only what is no token of ours is still refused, because the
+/// service would refuse it.
+pub fn judge_bypassed(verdict: Verdict, method: ReadMethod, token: TokenState) -> Judgement {
+    let unbound = match verdict {
+        Verdict::Deny { cause, .. } => Verdict::Deny {
+            cause,
+            enforce: false,
+        },
+        allow @ Verdict::Allow { .. } => allow,
+    };
+    let mut judged = judge(unbound, method, token, Mode::Observe);
+    if judged.reason == Reason::Observed {
+        judged.reason = Reason::Bypassed;
+    }
+    judged
+}
+
 impl From<&DenyCause> for Reason {
     fn from(cause: &DenyCause) -> Self {
         match cause {
@@ -170,6 +188,28 @@ pub struct Withheld {
 }
 
 impl Withheld {
+    /// Credentials are for nobody now.
+    pub fn lockdown() -> Self {
+        Self {
+            reason: Reason::Lockdown,
+            detail: "meanwhile",
+            enforce: true,
+        }
+    }
+
+    /// The grant that let a request through has ended meanwhile, and this is
+    /// what holds without it.
+    pub fn at_the_end_of_a_grant(verdict: &Verdict) -> Option<Self> {
+        match verdict {
+            Verdict::Allow { .. } => None,
+            Verdict::Deny { cause, enforce } => Some(Self {
+                reason: cause.into(),
+                detail: "grant_ended",
+                enforce: *enforce,
+            }),
+        }
+    }
+
     /// Whether the client does without, or only the record says so.
     pub fn binds(&self, mode: Mode) -> bool {
         mode == Mode::Enforce || self.enforce

@@ -35,6 +35,8 @@ pub mod cli;
 #[forbid(unsafe_code)]
 pub mod config;
 #[forbid(unsafe_code)]
+pub mod control;
+#[forbid(unsafe_code)]
 pub mod daemon;
 #[forbid(unsafe_code)]
 pub mod demo;

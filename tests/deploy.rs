@@ -19,6 +19,7 @@ const SERVICES: [&str; 3] = [
     "imdsfw-witness.service",
 ];
 const EXAMPLES: &str = "usr/share/doc/imdsfw/examples";
+const SOCKETS: [&str; 2] = ["imdsfw.socket", "imdsfw-control.socket"];
 /// Exposure in tenths, of ten: as `systemd-analyze security` counts.
 const EXPOSURE_MAX: &str = "--threshold=15";
 
@@ -108,7 +109,7 @@ fn every_command_line_is_one_the_program_takes() {
 #[test]
 fn the_service_manager_accepts_the_units() {
     let dir = units();
-    let names = SERVICES.into_iter().chain(["imdsfw.socket"]);
+    let names = SERVICES.into_iter().chain(SOCKETS);
     let output = run(Command::new("systemd-analyze")
         .args(["verify", "--man=no"])
         .args(names.map(|name| dir.path().join(name))));
@@ -154,6 +155,7 @@ fn an_attacker_gains_little_from_any_of_them() {
 fn they_start_before_cloud_init_asks_and_wait_for_nothing_slow() {
     let early = [
         "imdsfw.socket",
+        "imdsfw-control.socket",
         "imdsfw-rules.service",
         "imdsfw-witness.service",
         "systemd-sysusers.service",
@@ -161,7 +163,7 @@ fn they_start_before_cloud_init_asks_and_wait_for_nothing_slow() {
         "nftables.service",
         "netfilter-persistent.service",
     ];
-    for name in SERVICES.into_iter().chain(["imdsfw.socket"]) {
+    for name in SERVICES.into_iter().chain(SOCKETS) {
         let unit = read(&format!("systemd/{name}"));
         assert_eq!(words(&unit, "DefaultDependencies"), ["no"], "{name}");
         let before = words(&unit, "Before");
@@ -178,7 +180,7 @@ fn they_start_before_cloud_init_asks_and_wait_for_nothing_slow() {
         assert!(words(&unit, "PrivateTmp").is_empty(), "{name}");
         // One that ends over and over is started again, and its listeners stay.
         let limit = match name {
-            "imdsfw.socket" => "TriggerLimitIntervalSec",
+            name if SOCKETS.contains(&name) => "TriggerLimitIntervalSec",
             _ => "StartLimitIntervalSec",
         };
         assert_eq!(words(&unit, limit), ["0"], "{name}");
@@ -222,10 +224,17 @@ fn the_defaults_of_units_and_program_agree() {
             watcher
         ]
     );
+    // Everybody may knock there, and is recorded; who is heard, the daemon says.
+    let control = read("systemd/imdsfw-control.socket");
+    let path = config.control_socket.display().to_string();
+    assert_eq!(words(&control, "ListenStream"), [path]);
+    assert_eq!(words(&control, "SocketMode"), ["0666"]);
+    assert_eq!(words(&control, "Service"), ["imdsfw.service"]);
     let mark = format!("{:#x}", config.rules.marks.listener);
     assert_eq!(words(&socket, "Mark"), [mark]);
     let daemon = read("systemd/imdsfw.service");
     assert_eq!(words(&daemon, "User"), [config.user.as_str()]);
+    assert_eq!(words(&daemon, "Sockets"), SOCKETS);
     let witness = read("systemd/imdsfw-witness.service");
     assert_eq!(words(&witness, "User"), [config.witness_user.as_str()]);
     let connects = beside_control("witness.sock");

@@ -58,7 +58,7 @@ pub fn enable(
     }
     let (_, rules) = read(path)?;
     let daemon = rules.daemon_uid();
-    let had_rules = intercept::is_loaded()?;
+    let had_rules = intercept::are_loaded()?;
     if had_rules && let Some(drift) = intercept::verify(&rules)?.into_iter().find(Drift::is_open) {
         return Err(AdoptionError::OtherRules(drift.to_string()));
     }

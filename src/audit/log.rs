@@ -23,6 +23,7 @@ use super::host::{Host, InstanceFacts};
 use super::id::Ids;
 use super::record::{Event, EventBody, SCHEMA};
 use super::request::HeldBack;
+use super::tally::{Counted, Tally};
 use crate::limits::Owners;
 use crate::utc;
 
@@ -51,6 +52,7 @@ struct Shared {
     ending: AtomicBool,
     denials: OnceLock<Mutex<Denials>>,
     held: Mutex<HeldBack>,
+    tally: Tally,
 }
 
 #[derive(Default)]
@@ -98,6 +100,7 @@ impl Log {
             ending: AtomicBool::new(false),
             denials: OnceLock::new(),
             held: Mutex::default(),
+            tally: Tally::default(),
         }));
         let mut writing = Writing {
             log: log.clone(),
@@ -184,8 +187,17 @@ impl Log {
         self.0.host.learn(facts);
     }
 
+    /// What the records of this run add up to.
+    pub fn counted(&self) -> Counted {
+        self.0.tally.counted()
+    }
+
+    pub(super) fn tally(&self) -> &Tally {
+        &self.0.tally
+    }
+
     /// An id for a record to come.
-    pub(super) fn next_id(&self) -> String {
+    pub(crate) fn next_id(&self) -> String {
         self.0.ids.next(SystemTime::now())
     }
 

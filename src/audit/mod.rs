@@ -11,6 +11,7 @@ mod log;
 pub mod reading;
 mod record;
 mod request;
+mod tally;
 #[cfg(test)]
 mod tests;
 
@@ -20,3 +21,4 @@ pub use host::{Host, InstanceFacts};
 pub use log::{Log, Writer};
 pub use record::{CredentialRecord, Decision, Event, Reason, SCHEMA};
 pub use request::{Ending, Facts, Held, Pending, connection_refused};
+pub use tally::{Count, Counted, Failed, OfUser, Role};

@@ -68,6 +68,31 @@ pub enum Event {
     /// A policy was refused.
     #[serde(rename = "policy.rejected")]
     PolicyRejected,
+    /// A rule for a while, ahead of the policy.
+    #[serde(rename = "grant.started")]
+    GrantStarted,
+    /// It says nothing any more: its time is over, or it was revoked.
+    #[serde(rename = "grant.ended")]
+    GrantEnded,
+    /// Credentials for nobody.
+    #[serde(rename = "lockdown.started")]
+    LockdownStarted,
+    /// For those again who may have them.
+    #[serde(rename = "lockdown.ended")]
+    LockdownEnded,
+    /// The policy is off, or the rules are out of the kernel.
+    #[serde(rename = "bypass.started")]
+    BypassStarted,
+    /// They are in force again.
+    #[serde(rename = "bypass.ended")]
+    BypassEnded,
+    /// An answer that was recorded as allowed, and was kept back after all.
+    #[serde(rename = "credentials.withheld")]
+    CredentialsWithheld,
+    /// Somebody asked on the control socket what is not for them, or nothing
+    /// that can be answered.
+    #[serde(rename = "control.refused")]
+    ControlRefused,
     /// The log was opened again, as after rotation.
     #[serde(rename = "audit.reopened")]
     AuditReopened,
@@ -99,6 +124,8 @@ pub enum Reason {
     Allowed,
     /// Would be denied; the mode is observe.
     Observed,
+    /// Would be denied; the policy is off.
+    Bypassed,
     /// Not one request with one meaning; `detail` names what.
     Malformed,
     /// Carries the header of a forwarding proxy.
@@ -118,6 +145,8 @@ pub enum Reason {
     Holders,
     /// It cannot be found out who holds the connection.
     WitnessGone,
+    /// No credentials for anyone, for now.
+    Lockdown,
     /// More than the caller's share; `detail` names the limit.
     Limit,
     /// The host's share of the service is used up.
@@ -148,6 +177,7 @@ impl Reason {
         match self {
             Self::Allowed => "allowed",
             Self::Observed => "observed",
+            Self::Bypassed => "bypassed",
             Self::Malformed => "malformed",
             Self::ForwardedHeader => "forwarded_header",
             Self::TokenMissing => "token_missing",
@@ -157,6 +187,7 @@ impl Reason {
             Self::AccountUnknown => "account_unknown",
             Self::Holders => "holders",
             Self::WitnessGone => "witness_gone",
+            Self::Lockdown => "lockdown",
             Self::Limit => "limit",
             Self::HostBudget => "host_budget",
             Self::AuditUnwritable => "audit_unwritable",

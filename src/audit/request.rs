@@ -12,6 +12,7 @@ use super::log::{Log, Written};
 use super::record::{
     CallerRecord, CredentialRecord, Decision, Event, Reason, RequestBody, RequestRecord,
 };
+use super::tally::Noted;
 use crate::caller::witness::Holder;
 use crate::config::Mode;
 use crate::ids::{ClientAddr, Uid};
@@ -188,6 +189,7 @@ impl Pending {
         };
         if written == Ok(Written::Whole) {
             self.state = State::Finished;
+            self.count(&ending);
             Ok(())
         } else {
             self.state = State::Open;
@@ -195,8 +197,22 @@ impl Pending {
         }
     }
 
+    fn count(&self, ending: &Ending) {
+        let facts = &self.facts;
+        let credential = facts.credential.as_ref();
+        self.log.tally().note(&Noted {
+            uid: facts.subject.as_ref().map(|subject| subject.uid),
+            decision: ending.decision,
+            reason: ending.reason,
+            detail: ending.detail,
+            is_fresh: facts.served.is_none() && facts.class.is_some(),
+            credential: credential.filter(|_| ending.decision == Decision::Allow),
+        });
+    }
+
     fn write(&mut self, ending: Ending) {
         self.state = State::Finished;
+        self.count(&ending);
         let alone = ending.decision == Decision::Allow
             || self.log.singles_out(Denial {
                 event: Event::Request,
@@ -307,6 +323,14 @@ pub fn connection_refused(
         reason,
         class: None,
     };
+    log.tally().note(&Noted {
+        uid,
+        decision: Decision::Deny,
+        reason,
+        detail: Some(detail),
+        is_fresh: false,
+        credential: None,
+    });
     if !log.singles_out(denial) {
         return;
     }

@@ -186,6 +186,11 @@ impl Callers {
         self.witness.rests()
     }
 
+    /// Whether there is a witness to ask.
+    pub fn has_witness(&self) -> bool {
+        self.witness.is_there()
+    }
+
     /// A uid as rules see it.
     pub async fn subject(&self, uid: Uid) -> Arc<Subject> {
         self.names.subject(uid).await

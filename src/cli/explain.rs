@@ -12,8 +12,10 @@ use crate::audit::{Decision, Reason};
 use crate::authorize::{TokenState, judge};
 use crate::caller::accounts;
 use crate::config::{Action, Config, Mode, load_policy};
+use crate::control::{self, Store};
 use crate::diagnose::{Diagnostics, plain_text, wrap};
 use crate::ids::Uid;
+use crate::intercept::daemon_uid;
 use crate::policy::{Account, Policy, Step, Subject, Verdict, Why};
 use crate::request::{CanonicalPath, ReadMethod, TOKEN_PATH, path_of_url};
 
@@ -44,6 +46,10 @@ pub(super) struct Args {
     /// Ask without a token (IMDSv1)
     #[arg(long)]
     v1: bool,
+    /// Ask the running daemon what you would get now, with grants, lockdown
+    /// and bypass counted in; `[control] own_verdict` lets others than root
+    #[arg(long, conflicts_with_all = ["user", "method", "v1"])]
+    live: bool,
     /// Print the answer as one JSON object
     #[arg(long)]
     json: bool,
@@ -60,6 +66,9 @@ fn path_or_url(text: &str) -> Result<String, &'static str> {
 }
 
 pub(super) fn run(args: Args) -> Outcome {
+    if args.live {
+        return super::orders::own_verdict(&args.config, args.path, args.json);
+    }
     let Some(uid) = uid_of(args.user.as_deref())? else {
         let name = plain_text(args.user.as_deref().unwrap_or_default());
         eprintln!("imdsfw: no account is called {name}; give its uid, or another name");
@@ -69,7 +78,11 @@ pub(super) fn run(args: Args) -> Outcome {
     let config = Config::load_with(&args.config.config, &[], &mut found);
     let loaded = config.and_then(|config| {
         let loaded = load_policy(&config, &mut found)?;
-        Some((config, loaded.policy))
+        // For who may read them; the others are answered by the files alone.
+        let owner = daemon_uid(&config.user).unwrap_or(Uid::ROOT);
+        let store = Store::new(config.state_directory.clone(), owner);
+        let policy = control::ahead_of(loaded, &config, &store);
+        Some((config, policy))
     });
     let Some((config, policy)) = loaded else {
         if args.json {

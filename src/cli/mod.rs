@@ -3,16 +3,22 @@
 
 mod adoption;
 mod audit;
+mod bypass;
 mod check;
 mod demo;
 mod doctor;
 mod explain;
 mod generate;
+mod grant;
 mod inputs;
+mod lockdown;
 mod names;
+mod orders;
+mod reload;
 mod rules;
 mod run;
 mod sim;
+mod status;
 mod test;
 mod witness;
 
@@ -47,6 +53,13 @@ enum Command {
     Confirm(adoption::Confirm),
     Enforce(adoption::Enforce),
     Disable(adoption::Disable),
+    Status(status::Args),
+    Reload(reload::Args),
+    Rollback(reload::RollbackArgs),
+    Grant(grant::Args),
+    Revoke(grant::RevokeArgs),
+    Lockdown(lockdown::Args),
+    Bypass(bypass::Args),
     Sim(sim::Args),
     Witness(witness::Args),
     #[command(hide = true)]
@@ -94,6 +107,13 @@ pub fn main() -> ExitCode {
         Command::Confirm(args) => adoption::confirm(args),
         Command::Enforce(args) => adoption::enforce(args),
         Command::Disable(args) => adoption::disable(args),
+        Command::Status(args) => status::run(args),
+        Command::Reload(args) => reload::run(args),
+        Command::Rollback(args) => reload::rollback(args),
+        Command::Grant(args) => grant::run(args),
+        Command::Revoke(args) => grant::revoke(args),
+        Command::Lockdown(args) => lockdown::run(args),
+        Command::Bypass(args) => bypass::run(args),
         Command::Sim(args) => sim::run(args),
         Command::Witness(args) => witness::run(args),
         Command::Generate(args) => generate::run(args),

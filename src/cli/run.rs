@@ -8,8 +8,9 @@ use crate::daemon;
 /// Run the daemon in the foreground.
 ///
 /// Verifies the kernel rules, binds, drops to its own user and serves until
-/// SIGTERM. SIGHUP opens the audit log again. A changed config or policy is in
-/// force when the daemon is started again.
+/// SIGTERM. SIGHUP opens the audit log again and takes what the policy files
+/// say, as `imdsfw reload` does. A changed config, but for `mode` and `default`
+/// of the policy, is in force when the daemon is started again.
 ///
 /// Listeners that a service manager hands over (LISTEN_FDS) are taken instead
 /// of bound. The daemon may then be started as its own user, and tries for

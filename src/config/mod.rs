@@ -44,6 +44,9 @@ pub struct Config {
     pub audit: AuditConfig,
     /// `[control] socket`.
     pub control_socket: PathBuf,
+    /// `[control] own_verdict`: whether any user may ask the daemon there for
+    /// their own verdict.
+    pub own_verdict: bool,
     /// `[state] directory`.
     pub state_directory: PathBuf,
     /// `[memory] enabled`: whether answers that hold are given again without
@@ -132,7 +135,7 @@ pub struct PolicyConfig {
 }
 
 /// Whether a denial is enforced or only recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// The verdict is what the client gets.
@@ -218,6 +221,7 @@ impl Default for Config {
                 on_failure: Action::Deny,
             },
             control_socket: "/run/imdsfw/control.sock".into(),
+            own_verdict: false,
             state_directory: "/var/lib/imdsfw".into(),
             memory: true,
             limits: Limits {

@@ -27,7 +27,7 @@ const TABLES: &[(&str, &[&str])] = &[
     ("policy", &["mode", "default", "directories", "watch"]),
     ("tokens", &["mode"]),
     ("audit", &["file", "on_failure"]),
-    ("control", &["socket"]),
+    ("control", &["socket", "own_verdict"]),
     ("state", &["directory"]),
     ("memory", &["enabled"]),
     (
@@ -197,6 +197,12 @@ impl Reader<'_> {
         }
         if let Some(table) = self.section(file, "control") {
             self.set(&table, "socket", &mut config.control_socket, Self::path);
+            self.set(
+                &table,
+                "own_verdict",
+                &mut config.own_verdict,
+                Self::boolean,
+            );
         }
         if let Some(table) = self.section(file, "state") {
             self.set(&table, "directory", &mut config.state_directory, Self::path);

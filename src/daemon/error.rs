@@ -46,6 +46,8 @@ pub enum StartError {
     Audit(PathBuf, io::Error),
     /// The socket for the watcher of the rules.
     Post(PathBuf, io::Error),
+    /// The socket for root's orders.
+    Control(PathBuf, io::Error),
     /// The limits of open descriptors and the like.
     Limits(io::Error),
     /// The process that looks up names.
@@ -137,6 +139,12 @@ impl fmt::Display for StartError {
                 f,
                 "cannot listen on {}, where `imdsfw rules watch` reports: {error}; choose \
                  another directory with `socket` under [control]",
+                path.display()
+            ),
+            Self::Control(path, error) => write!(
+                f,
+                "cannot listen on {}, where `imdsfw status` and the like ask: {error}; choose \
+                 another path with `socket` under [control]",
                 path.display()
             ),
             Self::Limits(error) => write!(f, "cannot set resource limits: {error}"),

@@ -4,6 +4,7 @@ use nix::unistd::Uid;
 use serde::Serialize;
 
 use crate::config::{Config, Mode};
+use crate::control::From;
 use crate::policy::Policy;
 use crate::proxy::Listener;
 use crate::sys::sandbox::InForce;
@@ -66,6 +67,8 @@ impl Greeting {
 
 #[derive(Serialize)]
 pub(super) struct Loaded<'a> {
+    pub(super) from: From,
+    pub(super) mode: Mode,
     pub(super) policy: &'a str,
     pub(super) rules: usize,
     /// In the order they were read.

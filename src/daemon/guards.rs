@@ -17,17 +17,18 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep_until};
 
-use super::acceptor::Acceptor;
 use crate::audit::{Event, Log};
+use crate::control::{Acceptor, Vitals};
 use crate::proxy::Guards;
-use crate::watch::report::Report;
+use crate::watch::report::{Lifted, Report};
 
 /// A watcher that says nothing for so long is gone.
 const SILENCE: Duration = Duration::from_secs(3);
 
-/// Listens where the watcher looks for the daemon. Everybody may connect: a
-/// watcher with CAP_NET_ADMIN alone is not above file permissions. Who did,
-/// the kernel says.
+/// Listens where the watcher, or the admin, looks for the daemon. Everybody may
+/// connect: a watcher with CAP_NET_ADMIN alone is not above file permissions,
+/// and who asks for what is not for them is to be recorded. Who did, the kernel
+/// says.
 pub(super) fn listen(path: &Path, uid: Uid, gid: Gid) -> io::Result<UnixListener> {
     if let Some(directory) = path.parent().filter(|it| !it.exists()) {
         std::fs::DirBuilder::new()
@@ -55,9 +56,10 @@ pub(super) fn claim(post: &UnixListener) -> io::Result<()> {
 }
 
 /// Hears the watcher for as long as the daemon lives.
-pub(super) async fn heed(mut root: Acceptor, guards: Guards, log: Log) {
+pub(super) async fn heed(mut root: Acceptor, guards: Guards, vitals: Vitals, log: Log) {
     let mut post = Post {
         guards,
+        vitals,
         log,
         heard: None,
     };
@@ -91,6 +93,7 @@ async fn silence(heard: Option<Instant>) {
 
 struct Post {
     guards: Guards,
+    vitals: Vitals,
     log: Log,
     /// When the watcher was last heard, unless it never was or is given up.
     heard: Option<Instant>,
@@ -98,11 +101,40 @@ struct Post {
 
 impl Post {
     fn take(&mut self, report: Report) {
-        self.heard = Some(Instant::now());
+        // A bypass without a watcher has somebody who tells of it, and goes.
+        let of_bypass = matches!(
+            report,
+            Report::BypassStarted(_) | Report::Bypassed { .. } | Report::BypassEnded(_)
+        );
+        if !of_bypass || self.heard.is_some() {
+            self.heard = Some(Instant::now());
+            self.vitals.heard();
+        }
         match report {
+            Report::BypassStarted(bypass) => {
+                tracing::warn!("hard bypass until {}: {}", bypass.until, bypass.reason);
+                self.vitals.set_hard_bypass(Some(bypass.until.clone()));
+                let detail = serde_json::json!({ "hard": true, "until": bypass.until,
+                    "seconds": bypass.seconds, "reason": bypass.reason, "by": bypass.by });
+                self.log.event(Event::BypassStarted, &detail);
+            }
+            Report::Bypassed { until } => {
+                self.vitals.set_hard_bypass(Some(until));
+                self.stand();
+            }
+            Report::BypassEnded(Lifted { why }) => {
+                tracing::warn!("the hard bypass has ended: {why}");
+                self.vitals.set_hard_bypass(None);
+                let detail = serde_json::json!({ "hard": true, "why": why });
+                self.log.event(Event::BypassEnded, &detail);
+            }
             Report::Ok => self.stand(),
             Report::Broken { why } => self.gone(&why),
-            Report::Drift(found) => self.log.event(Event::RulesDrift, &found),
+            Report::Drift(found) => {
+                self.vitals
+                    .drifted(found.changed.first().map(ToString::to_string));
+                self.log.event(Event::RulesDrift, &found);
+            }
             Report::Restored(restored) => self.log.event(Event::RulesRestored, &restored),
         }
     }
@@ -115,6 +147,7 @@ impl Post {
     fn gone(&self, why: &str) {
         if !self.guards.are_gone() {
             self.guards.set_gone(true);
+            self.vitals.set_unguarded(true);
             tracing::error!("nobody is served: {why}");
             let detail = serde_json::json!({ "why": why });
             self.log.event(Event::RulesUnguarded, &detail);
@@ -124,6 +157,7 @@ impl Post {
     fn stand(&self) {
         if self.guards.are_gone() {
             self.guards.set_gone(false);
+            self.vitals.set_unguarded(false);
             tracing::warn!("the rules stand: serving again");
             self.log.event(Event::RulesGuarded, &serde_json::json!({}));
         }

@@ -42,6 +42,8 @@ pub(super) struct Sockets {
     pub(super) post: Option<UnixListener>,
     /// For the witness, as well.
     pub(super) witness: Option<UnixListener>,
+    /// For root's orders, as well.
+    pub(super) control: Option<UnixListener>,
 }
 
 impl Sockets {
@@ -57,11 +59,12 @@ impl Sockets {
             listeners: listeners?,
             post: None,
             witness: None,
+            control: None,
         })
     }
 
     /// Takes the handed sockets, if they are just those that [`Sockets::bind`]
-    /// would make, and those for the watcher and the witness. The listeners
+    /// would make, and those for watcher, witness and orders. The listeners
     /// are marked here where this process may do that.
     pub(super) fn adopt(
         handed: Vec<OwnedFd>,
@@ -72,12 +75,15 @@ impl Sockets {
             listeners: Vec::new(),
             post: None,
             witness: None,
+            control: None,
         };
         for (at, fd) in handed.into_iter().enumerate() {
             if listens_at(&fd, &report::socket(config), Type::STREAM) {
                 sockets.post = Some(fd.into());
             } else if listens_at(&fd, &witness::socket(config), Type::SEQPACKET) {
                 sockets.witness = Some(fd.into());
+            } else if listens_at(&fd, &config.control_socket, Type::STREAM) {
+                sockets.control = Some(fd.into());
             } else {
                 sockets.listen(at, fd, rules)?;
             }

@@ -9,7 +9,6 @@
 //! threads and accepts. It must never serve without the whole rule set, nor read a byte
 //! from outside while it holds a privilege.
 
-mod acceptor;
 mod error;
 mod events;
 mod guards;

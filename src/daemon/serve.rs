@@ -6,19 +6,24 @@ use std::time::Duration;
 use nix::unistd::geteuid;
 
 use super::events::{Greeting, Loaded, Started, Stopped};
-use super::start::Ready;
+use super::start::{Found, Ready, Refused};
 use super::{StartError, guards};
 use crate::audit::Event;
 use crate::config::LoadedPolicy;
+use crate::control::{self, Desk, From, Orders, Parts, Standing, Vitals};
 use crate::notify::Manager;
 use crate::proxy::{Guards, Proxy};
+use crate::token::TokenKey;
 
 /// Serves until a signal ends it.
 pub(super) fn serve(ready: Ready) -> Result<(), StartError> {
     let Ready {
         runtime,
         config,
-        policy: LoadedPolicy { policy, sources },
+        path,
+        policy: Found { loaded, refused },
+        control,
+        store,
         listeners,
         post,
         witness,
@@ -42,31 +47,68 @@ pub(super) fn serve(ready: Ready) -> Result<(), StartError> {
         }
         let started = Started::new(config, &listeners, sandbox);
         log.event(Event::DaemonStarted, &started);
+        let LoadedPolicy { policy, sources } = loaded;
+        let from = match &refused {
+            Some(_) => From::Snapshot,
+            None => From::Start,
+        };
+        if let Some(Refused { found, .. }) = &refused {
+            let detail = serde_json::json!({ "from": From::Start, "running": &**policy.hash(),
+                "errors": found });
+            log.event(Event::PolicyRejected, &detail);
+        }
         log.event(
             Event::PolicyLoaded,
             &Loaded {
+                from,
+                mode: config.policy.mode,
                 policy: policy.hash(),
                 rules: policy.len(),
                 files: sources.iter().map(|source| source.name()).collect(),
             },
         );
         let greeting = Greeting::new(&started, &policy, geteuid());
-        let guards = Guards::default();
+        let mut key = [0; 64];
+        getrandom::fill(&mut key).map_err(StartError::Random)?;
+        let orders = Orders::new(policy, config.policy.mode, TokenKey::new(&key));
+        let standing = Standing::new(orders);
+        let (guards, vitals, callers) = (Guards::default(), Vitals::default(), Arc::new(callers));
+        let desk = Desk::open(Parts {
+            config: config.clone(),
+            path,
+            standing: standing.clone(),
+            sources,
+            from,
+            callers: Arc::clone(&callers),
+            vitals: vitals.clone(),
+            store,
+            log: log.clone(),
+        });
         let proxy = Proxy::new(
             config,
-            policy,
+            standing,
             log.clone(),
             callers,
             guards.clone(),
             owners,
             descriptors,
-        )
-        .map_err(StartError::Random)?;
+        );
         if let Some(post) = post {
-            tokio::spawn(guards::heed(post, guards, log.clone()));
+            tokio::spawn(guards::heed(post, guards, vitals, log.clone()));
+        }
+        if let Some(control) = control {
+            tokio::spawn(control::serve(control, Arc::clone(&desk)));
+        }
+        if config.policy.watch {
+            control::follow(Arc::clone(&desk)).map_err(StartError::Runtime)?;
         }
         tokio::spawn(witness.keep(log.clone()));
-        let stop = signals.heed(log.clone(), Arc::clone(&manager), Arc::clone(&ended_by));
+        let stop = signals.heed(
+            log.clone(),
+            desk,
+            Arc::clone(&manager),
+            Arc::clone(&ended_by),
+        );
         if let Some(watchdog) = manager.watchdog() {
             tokio::spawn(heartbeat(Arc::clone(&manager), watchdog));
         }

@@ -1,4 +1,5 @@
-//! What ends the daemon, and what has it open its log again.
+//! What ends the daemon, and what has it open its log and read its policy
+//! again.
 
 use std::sync::{Arc, OnceLock};
 
@@ -6,9 +7,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::audit::Log;
+use crate::control::{Desk, From};
 use crate::notify::Manager;
 
-/// SIGTERM and SIGINT end the daemon, SIGHUP opens the log again.
+/// SIGTERM and SIGINT end the daemon, SIGHUP opens the log again, and takes
+/// what the policy files say now.
 pub(super) struct Signals {
     term: Signal,
     int: Signal,
@@ -27,6 +30,7 @@ impl Signals {
     pub(super) fn heed(
         mut self,
         log: Log,
+        desk: Arc<Desk>,
         manager: Arc<Manager>,
         ended_by: Arc<OnceLock<&'static str>>,
     ) -> watch::Receiver<bool> {
@@ -37,6 +41,8 @@ impl Signals {
                     _ = self.hup.recv() => {
                         manager.reloading();
                         log.reopen();
+                        // What is wrong with it, the log says.
+                        let _ = desk.reload(From::Signal, None).await;
                         manager.ready();
                     }
                     _ = self.term.recv() => break "SIGTERM",

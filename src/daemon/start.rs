@@ -1,14 +1,14 @@
 //! What must hold before the daemon serves, and in which order it takes what
 //! it needs and gives up what it may not keep.
 
+use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Uid, User, chown, geteuid};
 use tokio::runtime::Runtime;
 
-use super::acceptor::Acceptor;
 use super::listeners::Sockets;
 use super::signals::Signals;
 use super::witness::{self, Contact};
@@ -17,6 +17,7 @@ use crate::audit::{self, Log};
 use crate::caller::names::{self, Names};
 use crate::caller::{self, Callers};
 use crate::config::{self, Config, LoadedPolicy, load_policy};
+use crate::control::{Acceptor, Snapshot, Store, clock};
 use crate::diagnose::{Diagnostics, Style};
 use crate::ids;
 use crate::intercept::{self, Drift, RuleSet};
@@ -28,14 +29,20 @@ use crate::sys::privilege;
 use crate::sys::sandbox::{self, Extent, InForce, Reach};
 use crate::watch::report;
 
-/// Threads that may be walking through the cgroups at once; one would do.
-const BLOCKING_THREADS: usize = 2;
+/// Threads that may be walking through the cgroups, or reading a policy, at
+/// once; one of each would do.
+const BLOCKING_THREADS: usize = 3;
 
 /// All that a daemon serves with. Whoever has it holds no privilege any more.
 pub(super) struct Ready<'a> {
     pub(super) runtime: Runtime,
     pub(super) config: &'a Config,
-    pub(super) policy: LoadedPolicy,
+    /// Where `config` was read.
+    pub(super) path: PathBuf,
+    pub(super) policy: Found,
+    /// Where root's orders come in.
+    pub(super) control: Option<Acceptor>,
+    pub(super) store: Store,
     pub(super) listeners: Vec<Listener>,
     /// Where the watcher of the rules reports.
     pub(super) post: Option<Acceptor>,
@@ -69,7 +76,7 @@ pub(super) fn start<'a>(config: &'a Config, path: &Path) -> Result<Ready<'a>, St
         let started = ids::Uid(geteuid().as_raw());
         return Err(StartError::NotTheDaemon(started, rules.daemon_uid()));
     }
-    let policy = load(config)?;
+    let policy = load(config);
     let owners = Owners::of_this_host();
     let sockets = match handed {
         Some(handed) => Sockets::adopt(handed, &rules, config).map_err(StartError::Handed)?,
@@ -83,7 +90,14 @@ pub(super) fn start<'a>(config: &'a Config, path: &Path) -> Result<Ready<'a>, St
         Some(post) => Some(post),
         None => post(config, account, gid, is_root)?,
     };
-    provide_directory(&config.audit.file, account, gid)?;
+    let control = match sockets.control {
+        Some(control) => Some(control),
+        None => control(config, account, gid, is_root)?,
+    };
+    let log_directory = config.audit.file.parent().unwrap_or(Path::new("/"));
+    provide_directory(log_directory, 0o750, account, gid)
+        .map_err(|error| StartError::Audit(log_directory.into(), error))?;
+    provide_state(&config.state_directory, account, gid);
     let descriptors = privilege::limit_resources().map_err(StartError::Limits)?;
     let names = names::process::spawn(account, gid).map_err(StartError::Names)?;
     let witness = witness::Source::new(
@@ -110,21 +124,30 @@ pub(super) fn start<'a>(config: &'a Config, path: &Path) -> Result<Ready<'a>, St
         .map_err(StartError::SockDiag)?;
     let post = post.map(|post| Acceptor::new(post, ids::Uid::ROOT));
     let post = post.transpose().map_err(StartError::Runtime)?;
+    let control = control.map(Acceptor::open);
+    let control = control.transpose().map_err(StartError::Runtime)?;
     let signals = Signals::catch().map_err(StartError::Runtime)?;
     drop(within);
     let manager = Manager::connect();
     let host = audit::Host::read();
+    clock::boot_id();
     let run = getrandom::u32().map_err(StartError::Random)?;
-    let reach = reach(config, path, &callers);
+    let reach = reach(config, path, &policy, &callers);
     let sandbox = sandbox::enter(&dropped, &reach).map_err(StartError::Sandbox)?;
     warn_of_lacks(sandbox);
+    // Only now, without any privilege: the daemon's own account wrote it.
+    let store = Store::new(config.state_directory.clone(), rules.daemon_uid());
+    let policy = policy.or_else(|refused| last_good(config, &store, refused))?;
     let file = &config.audit.file;
     let (log, writer) = Log::open(file.clone(), host, run)
         .map_err(|error| StartError::Audit(file.clone(), error))?;
     Ok(Ready {
         runtime,
         config,
+        path: path.to_path_buf(),
         policy,
+        control,
+        store,
         listeners: sockets.listeners,
         post,
         witness,
@@ -140,13 +163,24 @@ pub(super) fn start<'a>(config: &'a Config, path: &Path) -> Result<Ready<'a>, St
 }
 
 /// The directories and ports that the daemon needs while it serves.
-fn reach(config: &Config, path: &Path, callers: &Callers) -> Reach {
+fn reach(
+    config: &Config,
+    path: &Path,
+    policy: &Result<Found, Refused>,
+    callers: &Callers,
+) -> Reach {
+    // Where links lead from there: what was read is to be read again.
+    let led_to = |file: &Path| file.canonicalize().ok()?.parent().map(Path::to_path_buf);
+    let sources = policy.as_ref().map(|found| found.loaded.sources.as_slice());
+    let files = sources.unwrap_or_default().iter();
     let beside = |file: &Path| file.parent().map(Path::to_path_buf);
     let services = config.upstream.addresses.iter().map(|it| it.port());
     Reach {
         readable: (config.policy.directories.iter().cloned())
             .chain([config::drop_in_directory(path)])
             .chain(beside(path))
+            .chain(led_to(path))
+            .chain(files.filter_map(|it| led_to(Path::new(it.name()))))
             .collect(),
         listable: callers
             .cgroups()
@@ -185,7 +219,20 @@ fn verify(rules: &RuleSet) -> Result<(), StartError> {
     Ok(())
 }
 
-fn load(config: &Config) -> Result<LoadedPolicy, StartError> {
+/// The policy to start with.
+pub(super) struct Found {
+    pub(super) loaded: LoadedPolicy,
+    /// What is wrong with the files, where it is the last good one instead.
+    pub(super) refused: Option<Refused>,
+}
+
+/// What is wrong with the files.
+pub(super) struct Refused {
+    pub(super) found: Diagnostics,
+    shown: String,
+}
+
+fn load(config: &Config) -> Result<Found, Refused> {
     let mut found = Diagnostics::new();
     let loaded = load_policy(config, &mut found);
     let shown = found.render(Style::Plain);
@@ -194,9 +241,41 @@ fn load(config: &Config) -> Result<LoadedPolicy, StartError> {
             if !shown.is_empty() {
                 tracing::warn!("the policy has warnings:\n{shown}");
             }
-            Ok(loaded)
+            let refused = None;
+            Ok(Found { loaded, refused })
         }
-        None => Err(StartError::Policy(shown)),
+        None => Err(Refused { found, shown }),
+    }
+}
+
+/// The policy that was last in force, where the files make none.
+fn last_good(config: &Config, store: &Store, refused: Refused) -> Result<Found, StartError> {
+    let Refused { shown, .. } = &refused;
+    let mut found = Diagnostics::new();
+    let loaded = match Snapshot::last(store) {
+        Ok(Some(snapshot)) => {
+            let loaded = snapshot.load(config.provider, &mut found);
+            if loaded.is_some() {
+                tracing::error!(
+                    "THE POLICY IS REFUSED, AND THE LAST GOOD ONE IS USED, of {}: {}\n{shown}",
+                    snapshot.since,
+                    snapshot.policy
+                );
+            }
+            loaded
+        }
+        Ok(None) => None,
+        Err(error) => {
+            tracing::error!("there is no last good policy to use: {error}");
+            None
+        }
+    };
+    match loaded {
+        Some(loaded) => Ok(Found {
+            loaded,
+            refused: Some(refused),
+        }),
+        None => Err(StartError::Policy(refused.shown)),
     }
 }
 
@@ -210,18 +289,43 @@ fn own_account(uid: ids::Uid) -> (Uid, Gid) {
     )
 }
 
-/// Makes the log's directory, if there is none, and gives that to the daemon.
-/// What is there already is left as it is.
-fn provide_directory(file: &Path, uid: Uid, gid: Gid) -> Result<(), StartError> {
-    let Some(directory) = file.parent().filter(|directory| !directory.exists()) else {
+/// Makes a directory, if it is not there, and gives it to the daemon. What is
+/// there already is left as it is.
+fn provide_directory(directory: &Path, mode: u32, uid: Uid, gid: Gid) -> io::Result<()> {
+    if directory.exists() {
         return Ok(());
-    };
+    }
     std::fs::DirBuilder::new()
         .recursive(true)
-        .mode(0o750)
-        .create(directory)
-        .and_then(|()| Ok(chown(directory, Some(uid), Some(gid))?))
-        .map_err(|error| StartError::Audit(directory.into(), error))
+        .mode(mode)
+        .create(directory)?;
+    Ok(chown(directory, Some(uid), Some(gid))?)
+}
+
+/// A daemon that keeps nothing serves all the same.
+fn provide_state(directory: &Path, uid: Uid, gid: Gid) {
+    if let Err(error) = provide_directory(directory, 0o700, uid, gid) {
+        let directory = directory.display();
+        tracing::warn!("{directory}: {error}: nothing that is ordered outlives the daemon");
+    }
+}
+
+/// Where root's orders come in. Without root, as for the watcher.
+fn control(
+    config: &Config,
+    account: Uid,
+    gid: Gid,
+    is_root: bool,
+) -> Result<Option<UnixListener>, StartError> {
+    let path = &config.control_socket;
+    match guards::listen(path, account, gid) {
+        Ok(control) => Ok(Some(control)),
+        Err(error) if is_root => Err(StartError::Control(path.clone(), error)),
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "no order can be given");
+            Ok(None)
+        }
+    }
 }
 
 /// Where the watcher of the rules reports. Without root the directory may be

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::acceptor::Acceptor;
 use crate::audit::{Event, Log};
 use crate::caller::witness::{RunAs, Witness, WitnessError, start};
+use crate::control::Acceptor;
 use crate::ids::Uid;
 
 /// A service manager starts one again well within this, and no client has

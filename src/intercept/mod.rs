@@ -24,6 +24,7 @@ mod model;
 mod nft;
 mod older;
 mod probe;
+mod saved;
 mod tool;
 
 pub use account::{AccountError, daemon_uid};
@@ -31,6 +32,7 @@ pub use drift::{Drift, DriftKind};
 pub use model::{RuleSet, RuleSetError, Shares};
 pub use older::Ended;
 pub use probe::{Met, Open, probe};
+pub use saved::{Saved, save};
 pub use tool::{InterceptError, Tool};
 
 pub use crate::config::{Backend, Marks};
@@ -186,9 +188,14 @@ pub fn verify(rules: &RuleSet) -> Result<Vec<Drift>, InterceptError> {
 /// Whether any back end holds rules of ours.
 ///
 /// # Errors
-/// [`InterceptError`] when the rules cannot be read.
-pub fn is_loaded() -> Result<bool, InterceptError> {
+/// [`InterceptError`] when the tool is missing or not permitted.
+pub fn are_loaded() -> Result<bool, InterceptError> {
     Ok(!loaded(None)?.is_empty())
+}
+
+/// What holds rules of ours; `None` where nothing does, or it cannot be told.
+pub fn in_use(rules: &RuleSet) -> Option<Backend> {
+    loaded(rules.backend()).ok()?.first().copied()
 }
 
 /// Takes our rules, and only ours, out of the kernel; `None`: out of every

@@ -81,6 +81,14 @@ impl Draft {
         self.cases.iter().map(|case| (case, case.run(&self.policy)))
     }
 
+    /// The rules under the name of the policy that they stand ahead of.
+    pub(super) fn unproved(self, hash: Arc<str>) -> Policy {
+        Policy {
+            hash,
+            ..self.policy
+        }
+    }
+
     /// The policy, if every test passes; each that fails is an error.
     pub fn prove(self, found: &mut Diagnostics) -> Option<Policy> {
         let mut passed = true;

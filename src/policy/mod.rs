@@ -62,6 +62,21 @@ impl Policy {
         Draft::parse(sources, provider, default, found)?.prove(found)
     }
 
+    /// This policy with the rules of other files ahead of its own, such as
+    /// grants. Its hash and its tests are of the policy alone.
+    pub fn behind(
+        &self,
+        ahead: &[Arc<Source>],
+        sources: &[Arc<Source>],
+        provider: Provider,
+        default: Action,
+        found: &mut Diagnostics,
+    ) -> Option<Self> {
+        let all: Vec<_> = ahead.iter().chain(sources).cloned().collect();
+        let hash = Arc::clone(&self.hash);
+        Some(Draft::parse(&all, provider, default, found)?.unproved(hash))
+    }
+
     /// `sha256:…` over what the rules mean: every set expanded, the default
     /// and the definition of the classes included; comments, tests and the
     /// spreading over files not.

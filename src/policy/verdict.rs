@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::request::ReadMethod;
 
 /// What a rule, or the default, says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// Let the request through.

@@ -133,7 +133,8 @@ impl Proxy {
         service: MetadataAddr,
     ) -> Option<(Peer, limits::Connection)> {
         let refuse = |uid, reason, detail| {
-            audit::connection_refused(&self.log, client, uid, reason, detail, self.mode);
+            let mode = self.standing.orders().mode;
+            audit::connection_refused(&self.log, client, uid, reason, detail, mode);
         };
         if let Err(detail) = redirected_from(stream, client, service) {
             refuse(None, Reason::NotRedirected, detail);

@@ -27,6 +27,8 @@ pub(super) struct Reply {
     /// says.
     connection: Option<usize>,
     body: Bytes,
+    /// Whether it may still wait for others to leave beside it.
+    at_once: bool,
 }
 
 /// What the form of an answer hangs on besides itself.
@@ -113,6 +115,10 @@ pub(super) fn denied(caller: &Caller, path: &str, id: &str) -> Reply {
 /// connection, or where that is not known.
 pub(super) fn withheld(path: &str, reason: Reason, id: &str) -> Reply {
     let why = match reason {
+        Reason::Lockdown => "no credentials leave this host for now",
+        Reason::Policy | Reason::Default | Reason::AccountUnknown => {
+            "what let you have it has ended"
+        }
         Reason::WitnessGone => "it cannot be found out who holds this connection",
         _ => "not everyone who holds this connection may have it",
     };
@@ -186,12 +192,23 @@ impl Reply {
             lines: Vec::with_capacity(512),
             connection: None,
             body,
+            at_once: false,
         }
     }
 
     /// The status.
     pub(super) fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// It was let go by a last look at what is in force, and leaves on that.
+    pub(super) fn at_once(mut self) -> Self {
+        self.at_once = true;
+        self
+    }
+
+    pub(super) fn may_wait(&self) -> bool {
+        !self.at_once
     }
 
     /// Of the body, in bytes.

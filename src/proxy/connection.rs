@@ -101,7 +101,9 @@ impl Proxy {
                     () = connection.left() => None,
                 }
             };
-            if let Some(Ok(_)) = served {
+            if let Some(Ok(reply)) = &served
+                && reply.may_wait()
+            {
                 self.take_turns().await;
             }
             self.in_service.fetch_sub(1, Ordering::Relaxed);

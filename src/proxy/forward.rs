@@ -6,11 +6,12 @@ use super::answer::{self, Reply};
 use super::holders::{self, Witnessed};
 use super::notice;
 use super::pipeline::{NoAnswer, Served, allowed, close, fail, upstream_failed, withhold};
-use crate::audit::{Ending, Pending, Reason};
-use crate::authorize::{Judgement, Outcome, Permit};
+use crate::audit::{Ending, Event, Pending, Reason};
+use crate::authorize::{Judgement, Outcome, Permit, Withheld};
 use crate::caller::Caller;
 use crate::caller::witness::Urgency;
 use crate::config::Action;
+use crate::control::Orders;
 use crate::provider::Class;
 use crate::request::Read;
 use crate::upstream::{Answer, UpstreamError};
@@ -18,6 +19,7 @@ use crate::upstream::{Answer, UpstreamError};
 /// A read on its way to the service.
 #[derive(Clone, Copy)]
 pub(super) struct Passing<'a> {
+    pub(super) orders: &'a Orders,
     pub(super) read: &'a Read,
     pub(super) judged: &'a Judgement,
 }
@@ -75,6 +77,9 @@ impl Proxy {
                 return self.hand_out(record, caller, passing, answer, seen).await;
             }
             ending = (passing.judged.reason, passing.judged.detail);
+            if let Some(recalled) = self.recalled(&record, caller, passing) {
+                return Ok(withhold(record, passing.read.path.as_str(), &recalled));
+            }
         }
         if let Err(why) = self.confirm(caller) {
             return Err(close(record, why));
@@ -99,16 +104,20 @@ impl Proxy {
         mut answer: Answer,
         seen: Witnessed,
     ) -> Served {
-        let Passing { read, judged } = passing;
+        let Passing {
+            orders,
+            read,
+            judged,
+        } = passing;
         let (mut reason, mut detail) = (judged.reason, judged.detail);
-        match self.withheld(&read.path, &seen).await {
-            Some(withheld) if withheld.binds(self.mode) => {
-                return Ok(withhold(record, read.path.as_str(), &withheld));
+        if let Some(withheld) = self.withheld(orders, &read.path, &seen).await {
+            match orders.waives(&withheld) {
+                None => return Ok(withhold(record, read.path.as_str(), &withheld)),
+                Some(waived) if reason == Reason::Allowed => {
+                    (reason, detail) = (waived, Some(withheld.reason.as_str()));
+                }
+                Some(_) => {}
             }
-            Some(withheld) if reason != Reason::Observed => {
-                (reason, detail) = (Reason::Observed, Some(withheld.reason.as_str()));
-            }
-            _ => {}
         }
         if self.upstream.is_superseded(&read.path, &answer)
             && let Ok(permit) = Permit::read(caller, read, judged)
@@ -126,18 +135,59 @@ impl Proxy {
             Outcome::Forward(access) => Some(access),
             Outcome::Refuse(_) => None,
         };
+        if let Some(recalled) = self.recalled(&record, caller, passing) {
+            return Ok(withhold(record, read.path.as_str(), &recalled));
+        }
         let reply = answer::passed_on(answer, access);
         let ending = allowed(reason, detail, &reply);
-        self.recorded_first(record, ending, reply).await
+        let (id, class) = (record.id().to_owned(), record.facts.class);
+        let served = self.recorded_first(record, ending, reply).await;
+        // Its record has taken its time, and says that it left.
+        let left = served.as_ref().is_ok_and(|it| it.status().is_success());
+        match self.recalled_now(class, caller, passing) {
+            Some(recalled) if left => {
+                let detail = serde_json::json!({ "id": id, "reason": recalled.reason });
+                self.log.event(Event::CredentialsWithheld, &detail);
+                let path = read.path.as_str();
+                Ok(answer::withheld(path, recalled.reason, &id))
+            }
+            _ => served,
+        }
+    }
+
+    /// Why an answer may not leave any more that was let through when its
+    /// request came.
+    fn recalled(
+        &self,
+        record: &Pending,
+        caller: &Caller,
+        passing: Passing<'_>,
+    ) -> Option<Withheld> {
+        self.recalled_now(record.facts.class, caller, passing)
+    }
+
+    fn recalled_now(
+        &self,
+        class: Option<Class>,
+        caller: &Caller,
+        passing: Passing<'_>,
+    ) -> Option<Withheld> {
+        let Passing {
+            orders,
+            read,
+            judged,
+        } = passing;
+        let now = self.standing.orders();
+        orders.recalled_by(&now, caller.subject(), &read.path, class, judged)
     }
 
     /// Lets an answer go once its record is written.
     async fn recorded_first(&self, record: Pending, ending: Ending, reply: Reply) -> Served {
         match (record.finish_durably(ending).await, self.on_audit_failure) {
-            (Ok(()), _) => Ok(reply),
+            (Ok(()), _) => Ok(reply.at_once()),
             (Err(record), Action::Allow) => {
                 record.finish(ending);
-                Ok(reply)
+                Ok(reply.at_once())
             }
             (Err(record), Action::Deny) => {
                 let what = "the audit log of this host cannot be written";

@@ -14,6 +14,7 @@ use crate::audit::{Ending, Pending};
 use crate::authorize::{Withheld, judge_holders};
 use crate::caller::Caller;
 use crate::caller::witness::{Seen, Unwitnessed, Urgency, speaker};
+use crate::control::Orders;
 use crate::limits::{Bucket, Rate};
 use crate::request::CanonicalPath;
 
@@ -93,6 +94,7 @@ impl Proxy {
     /// `path`. Each of their uids is judged as if it had asked itself.
     pub(super) async fn withheld(
         &self,
+        orders: &Orders,
         path: &CanonicalPath,
         witnessed: &Witnessed,
     ) -> Option<Withheld> {
@@ -110,7 +112,8 @@ impl Proxy {
         }
         while let Some(subject) = verdicts.join_next().await {
             match subject {
-                Ok(subject) => judged.push(self.policy.decide(&subject, path)),
+                Ok(subject) if orders.locks(&subject, path) => return Some(Withheld::lockdown()),
+                Ok(subject) => judged.push(orders.decide(&subject, path)),
                 Err(_) => return judge_holders(Err(Unwitnessed::Incomplete)),
             }
         }

@@ -21,7 +21,6 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
-use nix::time::{ClockId, clock_gettime};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
@@ -30,11 +29,10 @@ pub use guards::Guards;
 
 use crate::audit::{Decision, Ending, Log, Pending, Reason};
 use crate::caller::{Callers, Peer};
-use crate::config::{Action, Config, HOST_CONNECTIONS, Mode, TokenMode};
+use crate::config::{Action, Config, HOST_CONNECTIONS, TokenMode};
+use crate::control::Standing;
 use crate::limits::{Limits, Owners};
-use crate::policy::Policy;
 use crate::request::{Rejected, Service};
-use crate::token::{Moment, TokenKey};
 use crate::upstream::Upstream;
 use answer::Reply;
 use connection::Arrived;
@@ -54,14 +52,12 @@ pub struct Proxy {
     callers: Arc<Callers>,
     looks: Looks,
     guards: Guards,
-    policy: Policy,
-    tokens: TokenKey,
+    standing: Standing,
     upstream: Upstream,
     service: Arc<Service>,
     limits: Limits,
     /// Requests that are being served.
     in_service: AtomicUsize,
-    mode: Mode,
     token_mode: TokenMode,
     on_audit_failure: Action,
     drain: Duration,
@@ -72,15 +68,13 @@ impl Proxy {
     /// this process may have open.
     pub fn new(
         config: &Config,
-        policy: Policy,
+        standing: Standing,
         log: Log,
-        callers: Callers,
+        callers: Arc<Callers>,
         guards: Guards,
         owners: Owners,
         descriptors: usize,
-    ) -> Result<Self, getrandom::Error> {
-        let mut key = [0; 64];
-        getrandom::fill(&mut key)?;
+    ) -> Self {
         let owners = Arc::new(owners);
         if config.limits.enabled {
             let per_second = config.limits.denials_recorded_per_second;
@@ -90,26 +84,24 @@ impl Proxy {
         let connections = usize::from(HOST_CONNECTIONS)
             .min(descriptors.saturating_sub(64) / 2)
             .max(2);
-        Ok(Self {
+        Self {
             log,
             connections,
             limits: Limits::new(&config.limits, Arc::clone(&owners), connections),
-            callers: Arc::new(callers),
+            callers,
             looks: Looks::new(),
             guards,
-            policy,
-            tokens: TokenKey::new(&key),
+            standing,
             upstream: Upstream::new(config, owners),
             in_service: AtomicUsize::new(0),
             service: Arc::new(Service {
                 provider: config.provider,
                 addresses: config.upstream.addresses.clone(),
             }),
-            mode: config.policy.mode,
             token_mode: config.tokens,
             on_audit_failure: config.audit.on_failure,
             drain: config.upstream.timeout.saturating_add(DRAIN),
-        })
+        }
     }
 
     /// Serves the listeners until `stop` changes, then finishes what is under
@@ -165,7 +157,7 @@ impl Proxy {
     /// Records a head whose connection ended before it was whole: left by the
     /// client or, `cut_off`, by us.
     async fn abandoned(&self, peer: Peer, part: Rejected, cut_off: bool) {
-        let mut record = Pending::new(&self.log, peer.address(), self.mode);
+        let mut record = Pending::new(&self.log, peer.address(), self.standing.orders().mode);
         if let Some(caller) = self.callers.opener(peer).await {
             record.facts.subject = Some(Arc::clone(caller.subject()));
             record.facts.unit = caller.unit().cloned();
@@ -189,13 +181,4 @@ impl Proxy {
         let mut nonce = [0; 8];
         getrandom::fill(&mut nonce).ok().map(|()| nonce)
     }
-}
-
-/// CLOCK_BOOTTIME: goes on while the host is suspended, and cannot be set.
-fn boottime() -> Moment {
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map(std::time::Duration::from);
-    // The clock exists since Linux 2.6.39; without it every token is expired.
-    now.map_or(Moment(u64::MAX), |now| {
-        Moment(u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
-    })
 }

@@ -5,15 +5,16 @@ use std::time::Instant;
 
 use hyper::StatusCode;
 
+use super::Proxy;
 use super::answer::{self, Reply};
 use super::connection::Arrived;
 use super::forward::Passing;
-
-use super::{Proxy, boottime};
 use crate::audit::{Decision, Ending, Pending, Reason};
-use crate::authorize::{Permit, TokenState, Withheld, judge};
+use crate::authorize::{Permit, TokenState, Withheld};
 use crate::caller::{Caller, CallerUnknown, Peer};
 use crate::config::TokenMode;
+use crate::control::Orders;
+use crate::control::clock::boottime;
 use crate::request::{Intent, Read, Rejected, Rejection, Ttl};
 use crate::upstream::UpstreamError;
 
@@ -35,8 +36,9 @@ impl Proxy {
     /// Serves one request: who asks, what, with which token, by which rule;
     /// then, and only then, the service. Every way out writes the record.
     pub(super) async fn serve(&self, peer: Peer, arrived: Arrived, whole_since: Instant) -> Served {
-        let mut record = Pending::new(&self.log, peer.address(), self.mode);
-        record.facts.policy = Some(Arc::clone(self.policy.hash()));
+        let orders = self.standing.orders();
+        let mut record = Pending::new(&self.log, peer.address(), orders.mode);
+        record.facts.policy = Some(Arc::clone(orders.base.hash()));
         describe(&mut record, &arrived);
         let known = self.callers.acquaint(peer).await;
         self.limits.turn(peer.uid()).await;
@@ -59,12 +61,18 @@ impl Proxy {
             (Ok(request), Ok(caller)) => (request, caller),
         };
         match request.intent() {
-            Intent::Mint(ttl) => self.mint(record, &caller, *ttl).await,
-            Intent::Read(read) => self.read(record, &caller, read).await,
+            Intent::Mint(ttl) => self.mint(&orders, record, &caller, *ttl).await,
+            Intent::Read(read) => self.read(&orders, record, &caller, read).await,
         }
     }
 
-    async fn mint(&self, mut record: Pending, caller: &Caller, ttl: Ttl) -> Served {
+    async fn mint(
+        &self,
+        orders: &Orders,
+        mut record: Pending,
+        caller: &Caller,
+        ttl: Ttl,
+    ) -> Served {
         record.facts.verdict = Some(Decision::Allow);
         if let Err(over) = self.limits.token(caller.uid(), Instant::now()) {
             let reply = answer::too_many("tokens", record.id());
@@ -83,26 +91,28 @@ impl Proxy {
             let what = "no random numbers";
             return Ok(fail(record, 500, Reason::Internal, "random", what));
         };
-        let token = self.tokens.mint(caller.uid(), ttl, boottime(), nonce);
+        let token = orders.tokens.mint(caller.uid(), ttl, boottime(), nonce);
         let reply = answer::minted(token, ttl);
         let ending = allowed(Reason::Allowed, None, &reply);
         self.look(caller).finish(record, caller, ending);
         Ok(reply)
     }
 
-    async fn read(&self, mut record: Pending, caller: &Caller, read: &Read) -> Served {
-        let verdict = self.policy.decide(caller.subject(), &read.path);
-        let judged = judge(
-            verdict,
-            read.method,
-            self.token_state(caller, read),
-            self.mode,
-        );
+    async fn read(
+        &self,
+        orders: &Orders,
+        mut record: Pending,
+        caller: &Caller,
+        read: &Read,
+    ) -> Served {
+        let token = self.token_state(orders, caller, read);
+        let judged = orders.judge(caller.subject(), &read.path, read.method, token);
         record.facts.verdict = Some(judged.verdict);
         record.facts.rule = judged.rule.clone();
         match Permit::read(caller, read, &judged) {
             Ok(permit) => {
                 let passing = Passing {
+                    orders,
                     read,
                     judged: &judged,
                 };
@@ -112,6 +122,9 @@ impl Proxy {
                 self.note_holder(&mut record, caller).await;
                 let reply = match status {
                     401 => answer::unauthorized(),
+                    _ if judged.reason == Reason::Lockdown => {
+                        answer::withheld(read.path.as_str(), judged.reason, record.id())
+                    }
                     _ => answer::denied(caller, read.path.as_str(), record.id()),
                 };
                 record.finish(ending(Decision::Deny, judged.reason, judged.detail, &reply));
@@ -120,11 +133,11 @@ impl Proxy {
         }
     }
 
-    fn token_state(&self, caller: &Caller, read: &Read) -> TokenState {
+    fn token_state(&self, orders: &Orders, caller: &Caller, read: &Read) -> TokenState {
         match (&read.token, self.token_mode) {
             (None, _) => TokenState::Missing,
             (Some(token), TokenMode::Bound) => {
-                self.tokens.verify(token, caller.uid(), boottime()).into()
+                orders.tokens.verify(token, caller.uid(), boottime()).into()
             }
             (Some(token), TokenMode::Relay) if token.as_str().is_empty() => TokenState::Foreign,
             (Some(token), TokenMode::Relay) => TokenState::Relayed(token.clone()),

@@ -9,6 +9,7 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
 use crate::ids::Uid;
@@ -28,7 +29,8 @@ const SIGNED: usize = 20;
 
 /// A point on a clock that never goes back and also counts the time a host
 /// spends suspended, in milliseconds since some start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Moment(pub u64);
 
 /// The key of one run of the daemon. With it goes every token it signed.

@@ -54,6 +54,11 @@ impl Held {
         self.holder.is_some()
     }
 
+    /// Takes the table away.
+    pub(super) fn release(&mut self) {
+        self.holder = None;
+    }
+
     /// Makes the table, if it is not there. Where that cannot be done, the
     /// rules hold without it, and each repair says how long they were open.
     pub(super) fn ensure(&mut self) {

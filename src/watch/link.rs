@@ -77,7 +77,13 @@ impl Link {
     /// What happened is kept until it is told; how things stand is told now
     /// or not at all, and behind all that waits.
     pub(super) fn tell(&mut self, report: Report) {
-        let keep = matches!(report, Report::Drift(_) | Report::Restored(_));
+        let keep = matches!(
+            report,
+            Report::Drift(_)
+                | Report::Restored(_)
+                | Report::BypassStarted(_)
+                | Report::BypassEnded(_)
+        );
         let is_there = self.connect();
         self.send();
         let is_heard = is_there && self.waiting.is_empty();
@@ -92,6 +98,17 @@ impl Link {
         let mut bytes = serde_json::to_vec(&report).unwrap_or_default();
         bytes.push(b'\n');
         self.waiting.push_back(Line { bytes, keep });
+        self.send();
+    }
+
+    /// Whether nothing waits to be told.
+    pub(super) fn has_told_all(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Tells what waits, if somebody is there.
+    pub(super) fn try_again(&mut self) {
+        self.connect();
         self.send();
     }
 

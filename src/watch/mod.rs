@@ -9,8 +9,10 @@
 //! kernel keeps what else happens for it. It must never report rules as whole
 //! that it has not verified, nor fall silent for another reason than its end.
 
+mod bypass;
 mod changes;
 mod held;
+mod hold;
 mod link;
 pub mod report;
 
@@ -25,10 +27,13 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use crate::config::{Backend, Config};
 use crate::intercept::{self, Drift, InterceptError, RuleSet};
 use crate::notify::Manager;
+pub use bypass::{HardBypass, proclaim};
+pub use hold::{OUT, hold};
+
 use changes::{Changes, Seen};
 use held::Held;
 use link::Link;
-use report::{Changer, Found, HEARTBEAT, Report, Restored};
+use report::{Changer, Found, HEARTBEAT, Lifted, Report, Restored};
 
 /// What an admin reads in `systemctl status`.
 const IN_FORCE: &str = "the rules are in force";
@@ -64,10 +69,13 @@ pub fn run(config: &Config, rules: RuleSet) -> Result<(), WatchError> {
         changes,
         polls: false,
         broken: None,
+        aside: None,
     };
     watcher.start()?;
     watcher.manager.ready();
-    watcher.manager.status(IN_FORCE);
+    if watcher.aside.is_none() {
+        watcher.manager.status(IN_FORCE);
+    }
     tracing::info!("watching");
     let mut beat = Instant::now();
     loop {
@@ -79,7 +87,8 @@ pub fn run(config: &Config, rules: RuleSet) -> Result<(), WatchError> {
             return Ok(());
         }
         let seen = seen.concerning(watcher.polls);
-        if seen.is_anything() {
+        watcher.heed_bypass();
+        if seen.is_anything() && watcher.aside.is_none() {
             watcher.check(&seen);
         }
         if beat.elapsed() >= HEARTBEAT {
@@ -106,6 +115,8 @@ struct Watcher {
     /// change of any table: iptables, whose legacy variant has no notices.
     polls: bool,
     broken: Option<Broken>,
+    /// The rules are to be out of the kernel for so long.
+    aside: Option<HardBypass>,
 }
 
 /// Rules that could not be restored.
@@ -118,10 +129,72 @@ struct Broken {
 }
 
 impl Watcher {
-    /// Without a daemon, rules that are absent are what a host begins with.
     fn start(&mut self) -> Result<(), WatchError> {
+        match HardBypass::standing() {
+            Some(bypass) => {
+                self.step_aside(bypass);
+                Ok(())
+            }
+            None => self.load(true),
+        }
+    }
+
+    /// Takes the rules out where root has ordered that, and puts them back when
+    /// it is over.
+    fn heed_bypass(&mut self) {
+        match (HardBypass::standing(), self.aside.take()) {
+            (Some(bypass), None) => self.step_aside(bypass),
+            (Some(bypass), Some(_)) => self.aside = Some(bypass),
+            (None, Some(bypass)) => self.step_back(&bypass),
+            (None, None) => {}
+        }
+    }
+
+    fn step_aside(&mut self, bypass: HardBypass) {
+        let until = &bypass.until;
+        tracing::warn!(
+            "hard bypass until {until}: the rules are taken out: {}",
+            bypass.reason
+        );
+        self.manager
+            .status(&format!("hard bypass until {until}: there are no rules"));
+        if let Some(held) = &mut self.held {
+            held.release();
+        }
+        self.broken = None;
+        if let Err(error) = intercept::remove(None) {
+            tracing::error!("the rules cannot be taken out: {error}");
+        }
+        self.link.tell(Report::BypassStarted(bypass.clone()));
+        self.aside = Some(bypass);
+    }
+
+    fn step_back(&mut self, bypass: &HardBypass) {
+        let why = match bypass.left().is_zero() {
+            true => "expired",
+            false => "revoked",
+        };
+        match self.load(false) {
+            Ok(()) => {
+                self.manager.status(IN_FORCE);
+                proclaim(&format!(
+                    "the hard bypass has ended ({why}): the rules are in force again"
+                ));
+            }
+            // From here on as rules that cannot be restored.
+            Err(error) => self.fail(Instant::now(), Vec::new(), error.to_string()),
+        }
+        tracing::warn!("the hard bypass has ended: {why}");
+        self.link
+            .tell(Report::BypassEnded(Lifted { why: why.into() }));
+    }
+
+    /// Without a daemon, rules that are absent are what a host begins with, and
+    /// at the end of a bypass they are what was ordered.
+    fn load(&mut self, may_be_drift: bool) -> Result<(), WatchError> {
         let found = self.open().map_err(WatchError::Load)?;
-        let is_drift = !found.is_empty() && self.link.reaches(self.rules.daemon_uid());
+        let is_drift =
+            may_be_drift && !found.is_empty() && self.link.reaches(self.rules.daemon_uid());
         if is_drift {
             self.tell_of(&found, Vec::new());
         }
@@ -151,6 +224,12 @@ impl Watcher {
     /// What may have changed unseen is looked at, what is broken is tried
     /// again, and the daemon is told how things stand.
     fn beat(&mut self) {
+        if let Some(bypass) = &self.aside {
+            let until = bypass.until.clone();
+            self.link.tell(Report::Bypassed { until });
+            self.manager.alive();
+            return;
+        }
         if self.polls || self.broken.is_some() {
             self.check(&Seen::nothing());
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::bypass::HardBypass;
 use crate::config::Config;
 use crate::intercept::Drift;
 
@@ -35,6 +36,22 @@ pub enum Report {
     Drift(Found),
     /// They are as they must be again.
     Restored(Restored),
+    /// They were taken out, as root ordered.
+    BypassStarted(HardBypass),
+    /// They are out until then.
+    Bypassed {
+        /// On the wall.
+        until: String,
+    },
+    /// They are back.
+    BypassEnded(Lifted),
+}
+
+/// Why a bypass has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lifted {
+    /// `expired`, `revoked`, or `signal`.
+    pub why: String,
 }
 
 /// What was found changed, and by whom.

@@ -79,7 +79,7 @@ pub(crate) struct Host<'a> {
     sim: Option<Child>,
     daemon: Option<Child>,
     /// What a service manager would hold.
-    held: OnceCell<[OwnedFd; 2]>,
+    held: OnceCell<[OwnedFd; 3]>,
 }
 
 impl<'a> Host<'a> {
@@ -288,17 +288,19 @@ impl<'a> Host<'a> {
 
     /// `imdsfw run` as a service manager starts it: by `user`, with sockets
     /// that it holds (sd_listen_fds(3)): these two, and for as long as this
-    /// host is there, one for the watcher of the rules and one for the witness.
+    /// host is there, one each for the watcher of the rules, for the witness and
+    /// for root's orders.
     pub(crate) fn activated(&self, user: User, first: &dyn AsFd, second: &dyn AsFd) -> Command {
         // Where that user can execute it.
         let copy = self.path("imdsfw");
         if !copy.exists() {
             fs::copy(BINARY, &copy).unwrap();
         }
-        let [watcher, witness] = self.held.get_or_init(|| {
+        let [watcher, witness, control] = self.held.get_or_init(|| {
             [
                 ("watch.sock", SockType::Stream),
                 ("witness.sock", SockType::SeqPacket),
+                ("control.sock", SockType::Stream),
             ]
             .map(|(name, kind)| listening_at(&self.path(name), kind))
         });
@@ -307,6 +309,7 @@ impl<'a> Host<'a> {
             second.as_fd(),
             watcher.as_fd(),
             witness.as_fd(),
+            control.as_fd(),
         ];
         let held = held.map(|fd| fd.as_raw_fd());
         let (ours, theirs) = UnixStream::pair().unwrap();

@@ -18,11 +18,13 @@ mod attacks;
 mod audit;
 mod backends;
 mod budget;
+mod bypass;
 #[path = "../common/mod.rs"]
 mod common;
 // Its debugger knows one kind of registers.
 #[cfg(target_arch = "x86_64")]
 mod confine;
+mod control;
 mod drift;
 mod exemption;
 mod http_table;
@@ -34,6 +36,7 @@ mod names;
 mod observe;
 mod overload;
 mod readme;
+mod reload;
 mod scenes;
 mod spellings;
 mod start;

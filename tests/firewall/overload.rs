@@ -31,13 +31,17 @@ fn out_of_descriptors_accepting_pauses_and_recovers() {
         let mut command = Command::new("bash");
         command.args([
             "-c",
-            "ulimit -n 84; for fd in {10..74}; do eval \"exec $fd</dev/null\"; done
+            "ulimit -n 84; for fd in {10..73}; do eval \"exec $fd</dev/null\"; done
              exec \"$0\" run --config \"$1\"",
             BINARY,
         ]);
         command.arg(host.config());
         host.start_daemon_by(command);
         let pid = host.daemon_pid();
+        // What it keeps for its next start takes descriptors for a moment.
+        wait_for("what it keeps", || {
+            host.path("state/orders.json").exists().then_some(())
+        });
         let token = token(BOB, V4, 60);
         assert_eq!(get(BOB, V4, AMI, Some(&token)).status, 200);
 

@@ -103,6 +103,11 @@ impl Witness {
         self.0.is_resting() || self.0.presence.borrow().link.is_none()
     }
 
+    /// Whether there is one.
+    pub fn is_there(&self) -> bool {
+        self.0.presence.borrow().link.is_some()
+    }
+
     /// Returns once there is none, nor one to be expected.
     pub async fn gone(&self) {
         let mut presence = self.0.presence.subscribe();

@@ -37,6 +37,7 @@ on_failure = "allow"
 
 [control]
 socket = "/d"
+own_verdict = true
 
 [state]
 directory = "/e"
@@ -118,6 +119,7 @@ fn every_key_is_read() {
             on_failure: Action::Allow,
         },
         control_socket: "/d".into(),
+        own_verdict: true,
         state_directory: "/e".into(),
         memory: false,
         limits: super::super::Limits {

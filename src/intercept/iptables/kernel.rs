@@ -113,6 +113,42 @@ impl Variant {
         Ok(())
     }
 
+    /// Our chains as they are, and what leads to them, in the order in which
+    /// they are to be loaded: the guards first.
+    pub(in crate::intercept) fn dump(self) -> Result<Vec<Dump>, InterceptError> {
+        let mut dumps = Vec::new();
+        for family in Family::BOTH {
+            if family != Family::V4 && !self.save(family).is_there() {
+                continue;
+            }
+            let saved = self.read(family)?;
+            for table in TABLES.into_iter().rev() {
+                let commands = dumped(&saved.table(table));
+                if !commands.is_empty() {
+                    dumps.push(Dump {
+                        family,
+                        table,
+                        commands,
+                    });
+                }
+            }
+        }
+        Ok(dumps)
+    }
+
+    /// Loads them again, in the place of what is there by now.
+    pub(in crate::intercept) fn load_dumps(self, dumps: &[Dump]) -> Result<(), InterceptError> {
+        for dump in dumps {
+            let saved = self.read(dump.family)?;
+            let commands = removal(&saved.table(dump.table));
+            if !commands.is_empty() {
+                self.load(dump.family, dump.table, &commands)?;
+            }
+            self.load(dump.family, dump.table, &dump.commands)?;
+        }
+        Ok(())
+    }
+
     /// Whether any chain of ours is there.
     pub(in crate::intercept) fn is_loaded(self) -> Result<bool, InterceptError> {
         for family in Family::BOTH {
@@ -226,6 +262,32 @@ pub(super) fn wanted(rules: &RuleSet, family: Family) -> Vec<Table> {
     } else {
         Vec::new()
     }
+}
+
+/// What is ours of one table of one family, as commands.
+#[derive(Debug)]
+pub(in crate::intercept) struct Dump {
+    family: Family,
+    table: &'static str,
+    commands: String,
+}
+
+fn dumped(table: &SavedTable) -> String {
+    let chains: Vec<_> = table.chains(PREFIX).collect();
+    let declared = chains.iter().map(|chain| format!(":{chain} - [0:0]\n"));
+    let mut commands: String = declared.collect();
+    for chain in &chains {
+        for rule in table.rules(chain) {
+            commands += &format!("-A {chain} {rule}\n");
+        }
+    }
+    // First of all, as they were; the last one that is put there is first.
+    let jumps: Vec<_> = table.jumps(PREFIX).collect();
+    for jump in jumps.into_iter().rev() {
+        commands += &jump.replacen("-A ", "-I ", 1);
+        commands.push('\n');
+    }
+    commands
 }
 
 /// What `iptables-save` printed.

@@ -42,6 +42,18 @@ pub(in crate::intercept) fn remove() -> Result<bool, InterceptError> {
     Ok(true)
 }
 
+/// The table as it is, without what it has counted, and all in numbers.
+pub(in crate::intercept) fn dump() -> Result<String, InterceptError> {
+    Tool::nft().run(&["-s", "-n", "-t", "list", "table", "inet", TABLE], "")
+}
+
+/// Loads it again, in one transaction.
+pub(in crate::intercept) fn load_dump(dump: &str) -> Result<(), InterceptError> {
+    load(&format!(
+        "add table inet {TABLE}\ndelete table inet {TABLE}\n{dump}"
+    ))
+}
+
 /// Every difference between `rules` and what the kernel holds.
 pub(in crate::intercept) fn verify(rules: &RuleSet) -> Result<Vec<Drift>, InterceptError> {
     let tables = tables()?;

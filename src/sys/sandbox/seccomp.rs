@@ -49,6 +49,18 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_lseek,
     libc::SYS_ftruncate,
     libc::SYS_getdents64,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_readlink,
+    libc::SYS_readlinkat,
+    // Notice of changed files; what outlives the daemon, written whole.
+    libc::SYS_inotify_init1,
+    libc::SYS_inotify_add_watch,
+    libc::SYS_fsync,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_renameat,
+    #[cfg(target_arch = "aarch64")]
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
     // Memory and threads.
     libc::SYS_brk,
     libc::SYS_munmap,

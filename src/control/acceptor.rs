@@ -1,12 +1,13 @@
-//! Connections of one user, on a Unix socket that others can connect to.
+//! Connections on a Unix socket that anybody can connect to.
 //!
-//! Who connects, the kernel says (SO_PEERCRED, unix(7)). From anybody else
-//! this must never read a byte, nor let them take more than a little of the
-//! daemon's time and one of its descriptors.
+//! Who connects, the kernel says (SO_PEERCRED, unix(7)). Whoever connects
+//! without end must never take more than a little of the daemon's time. From
+//! others than the one user who is let in, where it is one, not a byte is read.
 
 use std::io;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{Instant, sleep_until};
 
@@ -19,18 +20,40 @@ const BURST: u32 = 32;
 /// left. What comes meanwhile waits in the kernel.
 const REST: Duration = Duration::from_millis(20);
 
-pub(super) struct Acceptor {
+/// A listening Unix socket, and who may be heard on it.
+pub struct Acceptor {
     listener: UnixListener,
-    only: Uid,
+    only: Option<Uid>,
     burst: u32,
     rest: Duration,
     rests_until: Instant,
 }
 
+/// The other end, as the kernel saw it connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// As whom.
+    pub uid: Uid,
+    /// Which process; by now it may be gone.
+    pub pid: Option<i32>,
+}
+
 impl Acceptor {
-    /// To be made within the runtime. Whatever the type of socket, the
-    /// connections are of the same.
-    pub(super) fn new(listener: std::os::unix::net::UnixListener, only: Uid) -> io::Result<Self> {
+    /// Connections of one user. To be made within the runtime. Whatever the
+    /// type of socket, the connections are of the same.
+    pub fn new(listener: std::os::unix::net::UnixListener, only: Uid) -> io::Result<Self> {
+        Self::listening(listener, Some(only))
+    }
+
+    /// Connections of everybody.
+    pub fn open(listener: std::os::unix::net::UnixListener) -> io::Result<Self> {
+        Self::listening(listener, None)
+    }
+
+    fn listening(
+        listener: std::os::unix::net::UnixListener,
+        only: Option<Uid>,
+    ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         Ok(Self {
             listener: UnixListener::from_std(listener)?,
@@ -41,8 +64,13 @@ impl Acceptor {
         })
     }
 
-    /// The next connection of that user. Cancel safe.
-    pub(super) async fn accept(&mut self) -> UnixStream {
+    /// The next connection of who is let in. Cancel safe.
+    pub async fn accept(&mut self) -> UnixStream {
+        self.accept_peer().await.0
+    }
+
+    /// The same, and whose it is.
+    pub async fn accept_peer(&mut self) -> (UnixStream, Peer) {
         loop {
             sleep_until(self.rests_until).await;
             let accepted = self.listener.accept().await;
@@ -51,12 +79,18 @@ impl Acceptor {
                 self.burst = 0;
                 self.rests_until = Instant::now() + self.rest;
             }
-            if let Ok((connection, _)) = accepted
-                && connection
-                    .peer_cred()
-                    .is_ok_and(|peer| peer.uid() == self.only.0)
-            {
-                return connection;
+            let Ok((connection, _)) = accepted else {
+                continue;
+            };
+            let Ok(peer) = connection.peer_cred() else {
+                continue;
+            };
+            if self.only.is_none_or(|only| peer.uid() == only.0) {
+                let peer = Peer {
+                    uid: Uid(peer.uid()),
+                    pid: peer.pid(),
+                };
+                return (connection, peer);
             }
         }
     }
