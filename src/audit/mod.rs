@@ -5,6 +5,7 @@
 
 mod denials;
 mod file;
+mod find;
 mod host;
 mod id;
 mod log;
@@ -15,6 +16,7 @@ mod tests;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use file::repair;
+pub use find::find;
 pub use host::{Host, InstanceFacts};
 pub use log::{Log, Writer};
 pub use record::{CredentialRecord, Decision, Event, Reason, SCHEMA};

@@ -119,6 +119,8 @@ pub struct Facts {
     pub rule: Option<Arc<str>>,
     /// `memory`, where the service was not asked.
     pub served: Option<&'static str>,
+    /// How many entries of a listing the caller was not shown.
+    pub hidden: Option<usize>,
     /// The credentials handed out.
     pub credential: Option<CredentialRecord>,
 }
@@ -247,6 +249,7 @@ impl Pending {
             bytes: if is_head { 0 } else { ending.bytes },
             latency_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
             served: facts.served,
+            hidden: facts.hidden,
             // An answer that did not leave handed out nothing.
             credential: facts
                 .credential
@@ -329,6 +332,7 @@ pub fn connection_refused(
         bytes: 0,
         latency_us: 0,
         served: None,
+        hidden: None,
         credential: None,
     });
 }

@@ -25,7 +25,7 @@ pub(crate) use sock_diag::reply;
 pub use sock_diag::{CallerUnknown, ClientSocket, SocketOwner};
 
 use crate::ids::{ClientAddr, Uid};
-use crate::policy::{Account, Subject};
+use crate::policy::{Account, Login, Obscured, Origin, Program, Subject, Unit, Unknown};
 use witness::{Seen, Unwitnessed, Urgency, Witness};
 
 /// What one request's way through this program takes where nothing is waited
@@ -71,7 +71,7 @@ pub struct Peer {
 /// What names there are for the owner of a [`Peer`]'s socket.
 pub struct Acquaintance {
     subject: Arc<Subject>,
-    unit: Option<Arc<str>>,
+    unit: Unit,
 }
 
 /// Who is at the other end of a connection. Only [`Callers`] makes one.
@@ -82,7 +82,7 @@ pub struct Caller {
     /// When the kernel last said so.
     seen: Instant,
     subject: Arc<Subject>,
-    unit: Option<Arc<str>>,
+    unit: Unit,
 }
 
 impl Callers {
@@ -161,6 +161,47 @@ impl Callers {
         self.witness.holders(caller.owner.inode, urgency).await
     }
 
+    /// Finds out about the origin of a request what a verdict hangs on, and
+    /// whether that was anything to be found out.
+    pub async fn clear_up(&self, caller: &Caller, unknown: &Unknown, origin: &mut Origin) -> bool {
+        let before = origin.clone();
+        if unknown.unit && origin.unit == Unit::Unknown {
+            origin.unit = self.units.unit_for_verdict(caller.owner.cgroup).await;
+        }
+        if unknown.holder == Some(Obscured::NotAsked) {
+            let seen = self.holders(caller, Urgency::Now).await;
+            origin.holders = self.programs(&seen).await;
+        }
+        *origin != before
+    }
+
+    /// What those who hold a socket run, and who logged in.
+    pub async fn programs(
+        &self,
+        witnessed: &Result<Seen, Unwitnessed>,
+    ) -> Result<Vec<Program>, Obscured> {
+        let seen = witnessed.as_ref().map_err(|why| Obscured::from(*why))?;
+        if seen.holders.is_empty() {
+            return Err(Obscured::Nobody);
+        }
+        if !seen.shielded.is_empty() {
+            return Err(Obscured::Shielded);
+        }
+        let mut programs = Vec::with_capacity(seen.holders.len());
+        for holder in &seen.holders {
+            let login = match holder.loginuid {
+                None => Login::Unknown,
+                Some(uid) => match u32::try_from(uid) {
+                    Ok(uid) => Login::As(self.subject(Uid(uid)).await),
+                    Err(_) => Login::Nobody,
+                },
+            };
+            let exe = holder.program().map(str::to_owned);
+            programs.push(Program { exe, login });
+        }
+        Ok(programs)
+    }
+
     /// Whether it is of no use now to ask for holders without urgency.
     pub fn witness_rests(&self) -> bool {
         self.witness.rests()
@@ -213,7 +254,15 @@ impl Caller {
 
     /// The service manager's unit in which the socket was made.
     pub fn unit(&self) -> Option<&Arc<str>> {
-        self.unit.as_ref()
+        match &self.unit {
+            Unit::Named(unit) => Some(unit),
+            Unit::Outside | Unit::Unknown => None,
+        }
+    }
+
+    /// As rules see it, before anybody was asked who holds the socket.
+    pub fn origin(&self) -> Origin {
+        Origin::of_unit(self.unit.clone())
     }
 
     /// The metadata address the caller asked.

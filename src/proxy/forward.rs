@@ -11,6 +11,7 @@ use crate::authorize::{Judgement, Outcome, Permit};
 use crate::caller::Caller;
 use crate::caller::witness::Urgency;
 use crate::config::Action;
+use crate::policy::Origin;
 use crate::provider::Class;
 use crate::request::Read;
 use crate::upstream::{Answer, UpstreamError};
@@ -20,6 +21,7 @@ use crate::upstream::{Answer, UpstreamError};
 pub(super) struct Passing<'a> {
     pub(super) read: &'a Read,
     pub(super) judged: &'a Judgement,
+    pub(super) origin: &'a Origin,
 }
 
 /// Why there is no answer.
@@ -61,7 +63,7 @@ impl Proxy {
             };
         }
         let look = self.look(caller);
-        let answer = match self.ask(&mut record, caller, permit).await {
+        let mut answer = match self.ask(&mut record, caller, permit).await {
             Ok(answer) => answer,
             Err(failed) => return failed.of(record),
         };
@@ -74,6 +76,7 @@ impl Proxy {
                 holders::note(&mut record, caller, &seen);
                 return self.hand_out(record, caller, passing, answer, seen).await;
             }
+            answer = self.shown(&mut record, caller, &passing, answer).await;
             ending = (passing.judged.reason, passing.judged.detail);
         }
         if let Err(why) = self.confirm(caller) {
@@ -99,9 +102,9 @@ impl Proxy {
         mut answer: Answer,
         seen: Witnessed,
     ) -> Served {
-        let Passing { read, judged } = passing;
+        let Passing { read, judged, .. } = passing;
         let (mut reason, mut detail) = (judged.reason, judged.detail);
-        match self.withheld(&read.path, &seen).await {
+        match self.withheld(&passing, &seen).await {
             Some(withheld) if withheld.binds(self.mode) => {
                 return Ok(withhold(record, read.path.as_str(), &withheld));
             }

@@ -10,11 +10,12 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use super::Proxy;
+use super::forward::Passing;
 use crate::audit::{Ending, Pending};
 use crate::authorize::{Withheld, judge_holders};
 use crate::caller::Caller;
 use crate::caller::witness::{Seen, Unwitnessed, Urgency, speaker};
-use crate::request::CanonicalPath;
+use crate::policy::{Origin, Query};
 
 /// Looks under way at once that only fill records.
 pub(super) const LOOKS_MAX: usize = 8;
@@ -72,11 +73,12 @@ impl Proxy {
         }
     }
 
-    /// Whether those who hold the connection may not all have what is at
-    /// `path`. Each of their uids is judged as if it had asked itself.
+    /// Whether those who hold the connection may not all have what was asked
+    /// for. Each of their uids is judged as if it had asked itself, from where
+    /// they are seen to be now.
     pub(super) async fn withheld(
         &self,
-        path: &CanonicalPath,
+        passing: &Passing<'_>,
         witnessed: &Witnessed,
     ) -> Option<Withheld> {
         let uids = match witnessed {
@@ -91,9 +93,25 @@ impl Proxy {
             let callers = Arc::clone(&self.callers);
             verdicts.spawn(async move { callers.subject(uid).await });
         }
+        let mut origin = Origin::of_unit(passing.origin.unit.clone());
         while let Some(subject) = verdicts.join_next().await {
             match subject {
-                Ok(subject) => judged.push(self.policy.decide(&subject, path)),
+                Ok(subject) => {
+                    let said = |origin: &Origin| {
+                        self.policy.decide(&Query {
+                            subject: &subject,
+                            origin,
+                            method: passing.read.method,
+                            path: &passing.read.path,
+                        })
+                    };
+                    let mut verdict = said(&origin);
+                    if verdict.unknown().is_some_and(|it| it.holder.is_some()) {
+                        origin.holders = self.callers.programs(witnessed).await;
+                        verdict = said(&origin);
+                    }
+                    judged.push(verdict);
+                }
                 Err(_) => return judge_holders(Err(Unwitnessed::Incomplete)),
             }
         }

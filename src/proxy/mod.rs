@@ -10,6 +10,7 @@ mod forward;
 mod gate;
 mod guards;
 mod holders;
+mod listing;
 mod notice;
 mod pipeline;
 
@@ -58,6 +59,7 @@ pub struct Proxy {
     service: Arc<Service>,
     limits: Limits,
     mode: Mode,
+    hide_denied: bool,
     token_mode: TokenMode,
     on_audit_failure: Action,
     drain: Duration,
@@ -101,6 +103,7 @@ impl Proxy {
                 addresses: config.upstream.addresses.clone(),
             }),
             mode: config.policy.mode,
+            hide_denied: config.policy.hide_denied,
             token_mode: config.tokens,
             on_audit_failure: config.audit.on_failure,
             drain: config.upstream.timeout.saturating_add(DRAIN),

@@ -13,7 +13,8 @@ use crate::audit::{Decision, Ending, Pending, Reason};
 use crate::authorize::{Permit, TokenState, Withheld, judge};
 use crate::caller::{Caller, CallerUnknown, Peer};
 use crate::config::TokenMode;
-use crate::request::{Intent, Read, Rejected, Rejection, Ttl};
+use crate::policy::{Origin, Query, Verdict};
+use crate::request::{CanonicalPath, Intent, Read, Rejected, Rejection, Ttl};
 use crate::upstream::UpstreamError;
 
 /// The connection is closed without an answer.
@@ -90,13 +91,13 @@ impl Proxy {
     }
 
     async fn read(&self, mut record: Pending, caller: &Caller, read: &Read) -> Served {
-        let verdict = self.policy.decide(caller.subject(), &read.path);
-        let judged = judge(
-            verdict,
-            read.method,
-            self.token_state(caller, read),
-            self.mode,
-        );
+        let token = self.token_state(caller, read);
+        let mut origin = caller.origin();
+        let verdict = match token.is_refused(self.mode, &self.policy) {
+            true => self.say(caller, &origin, read, &read.path),
+            false => self.decide(caller, &mut origin, read, &read.path).await,
+        };
+        let judged = judge(verdict, read.method, token, self.mode);
         record.facts.verdict = Some(judged.verdict);
         record.facts.rule = judged.rule.clone();
         match Permit::read(caller, read, &judged) {
@@ -104,6 +105,7 @@ impl Proxy {
                 let passing = Passing {
                     read,
                     judged: &judged,
+                    origin: &origin,
                 };
                 self.forward(record, caller, permit, Some(passing)).await
             }
@@ -119,7 +121,36 @@ impl Proxy {
         }
     }
 
-    fn token_state(&self, caller: &Caller, read: &Read) -> TokenState {
+    /// What the policy says of a caller reading a path. Who holds the
+    /// connection is found out first where that could change it, and never
+    /// where it could not.
+    pub(super) async fn decide(
+        &self,
+        caller: &Caller,
+        origin: &mut Origin,
+        read: &Read,
+        path: &CanonicalPath,
+    ) -> Verdict {
+        let verdict = self.say(caller, origin, read, path);
+        match verdict.unknown() {
+            Some(unknown) if self.callers.clear_up(caller, unknown, origin).await => {
+                self.say(caller, origin, read, path)
+            }
+            _ => verdict,
+        }
+    }
+
+    /// What the policy says by what is known.
+    fn say(&self, caller: &Caller, origin: &Origin, read: &Read, path: &CanonicalPath) -> Verdict {
+        self.policy.decide(&Query {
+            subject: caller.subject(),
+            origin,
+            method: read.method,
+            path,
+        })
+    }
+
+    pub(super) fn token_state(&self, caller: &Caller, read: &Read) -> TokenState {
         match (&read.token, self.token_mode) {
             (None, _) => TokenState::Missing,
             (Some(token), TokenMode::Bound) => {

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use hyper::header::{DATE, HeaderMap, HeaderValue};
+use hyper::header::{CONTENT_LENGTH, DATE, HeaderMap, HeaderValue};
 use hyper::{Response, StatusCode};
 
 const SECRET_KEY: &[u8] = b"SecretAccessKey";
@@ -46,6 +46,22 @@ impl Answer {
             && let Ok(now) = HeaderValue::try_from(httpdate::fmt_http_date(now))
         {
             *date = now;
+        }
+        self
+    }
+
+    /// With another body; with none, and of unknown length, where that is all
+    /// that can be said of it.
+    pub fn with_body(mut self, body: Option<Bytes>) -> Self {
+        match body {
+            Some(body) => {
+                let length = HeaderValue::from(body.len());
+                self.0.headers_mut().insert(CONTENT_LENGTH, length);
+                *self.0.body_mut() = body;
+            }
+            None => {
+                self.0.headers_mut().remove(CONTENT_LENGTH);
+            }
         }
         self
     }
