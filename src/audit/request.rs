@@ -54,7 +54,9 @@ impl Held {
     /// speaks on the connection.
     pub fn release(self, holder: Option<Holder>) {
         let mut records = self.log.held().up_to(self.number);
-        if let Some(own) = records.last_mut() {
+        if let Some(own) = records.last_mut()
+            && holder.is_some()
+        {
             own.facts.holder = holder;
         }
         // Dropped, they are queued in their order.

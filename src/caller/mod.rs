@@ -26,7 +26,7 @@ pub use sock_diag::{CallerUnknown, ClientSocket, SocketOwner};
 
 use crate::ids::{ClientAddr, Uid};
 use crate::policy::{Account, Login, Obscured, Origin, Program, Subject, Unit, Unknown};
-use witness::{Seen, Unwitnessed, Urgency, Witness};
+use witness::{Ids, Seen, Unwitnessed, Urgency, Witness};
 
 /// What one request's way through this program takes where nothing is waited
 /// for, and a little more. Asking the kernel again within it would say no more
@@ -161,18 +161,23 @@ impl Callers {
         self.witness.holders(caller.owner.inode, urgency).await
     }
 
-    /// Finds out about the origin of a request what a verdict hangs on, and
-    /// whether that was anything to be found out.
-    pub async fn clear_up(&self, caller: &Caller, unknown: &Unknown, origin: &mut Origin) -> bool {
-        let before = origin.clone();
+    /// Finds out about the origin of a request what a verdict hangs on; what
+    /// the witness said, where it was asked.
+    pub async fn clear_up(
+        &self,
+        caller: &Caller,
+        unknown: &Unknown,
+        origin: &mut Origin,
+    ) -> Option<Result<Seen, Unwitnessed>> {
         if unknown.unit && origin.unit == Unit::Unknown {
             origin.unit = self.units.unit_for_verdict(caller.owner.cgroup).await;
         }
-        if unknown.holder == Some(Obscured::NotAsked) {
-            let seen = self.holders(caller, Urgency::Now).await;
-            origin.holders = self.programs(&seen).await;
+        if unknown.holder != Some(Obscured::NotAsked) {
+            return None;
         }
-        *origin != before
+        let seen = self.holders(caller, Urgency::Now).await;
+        origin.holders = self.programs(&seen).await;
+        Some(seen)
     }
 
     /// What those who hold a socket run, and who logged in.
@@ -184,7 +189,10 @@ impl Callers {
         if seen.holders.is_empty() {
             return Err(Obscured::Nobody);
         }
-        if !seen.shielded.is_empty() {
+        // Root needs nobody else's connection, so its own shielded processes
+        // are none to be afraid of.
+        let is_root = |ids: &Ids| ids.all() == [Uid::ROOT; 4];
+        if !seen.shielded.iter().all(is_root) {
             return Err(Obscured::Shielded);
         }
         let mut programs = Vec::with_capacity(seen.holders.len());

@@ -10,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::schema::{Key, Shape};
-use super::unclosed::{lone_header, unclosed_before};
+use super::unclosed::{header_at, lone_header, unclosed_before};
 use super::{Diagnostics, Place, Source, did_you_mean};
 
 /// The tree of a file, or `None` where its syntax is broken: guesses at what
@@ -41,6 +41,18 @@ pub fn parse<'a>(source: &'a Arc<Source>, found: &mut Diagnostics) -> Option<Spa
                 Place::new(source, header),
                 format!("[{name}] is one table, but there are several"),
                 format!("expected [[{name}]], in double brackets"),
+            );
+            return None;
+        }
+        if error.message() == "duplicate key"
+            && let Some((header, name)) = header_at(text, span.start)
+        {
+            found.error(
+                Place::new(source, header),
+                format!("[{name}] stands here a second time"),
+                format!(
+                    "expected [[{name}]], in double brackets, each time, where several are meant"
+                ),
             );
             return None;
         }
@@ -136,7 +148,11 @@ impl<'a> Table<'a> {
     /// `schema`, of which only 1 is known; a file without it is of that one.
     pub fn check_schema(&self, found: &mut Diagnostics) {
         if let Some(schema) = self.get("schema") {
-            schema.integer(1..=1, "expected 1, the only schema known", found);
+            schema.integer(
+                1..=1,
+                "expected 1, without quotes: the only schema known",
+                found,
+            );
         }
     }
 }

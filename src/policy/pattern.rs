@@ -232,11 +232,13 @@ fn check(provider: Provider, text: &str) -> Result<(), PatternError> {
             }
             return error(
                 "a pattern must begin with `/`",
-                match text.is_empty() {
-                    true => {
+                match text {
+                    "" => {
                         "expected a path such as \"/user-data\", or a set such as \"@role\"".into()
                     }
-                    false => format!("expected \"/{text}\", or \"@{text}\" if a set is meant"),
+                    "*" | "**" | "all" | "ALL" | "any" => "expected \"/**\" for every path".into(),
+                    _ if text.contains(['/', '*']) => format!("expected \"/{text}\""),
+                    _ => format!("expected \"/{text}\", or \"@{text}\" if a set is meant"),
                 },
             );
         }

@@ -193,9 +193,14 @@ impl Case {
         let verdict = decision.verdict;
         let wants_token = self.v1 && !verdict.bridges_imdsv1(self.method);
         let (got, why) = match verdict.action() {
+            // The token gate comes first, as it does for the daemon.
             Action::Allow if wants_token => (
                 Action::Deny,
                 format!("for want of a token, though allowed {by}"),
+            ),
+            Action::Deny if wants_token => (
+                Action::Deny,
+                format!("for want of a token; with one, denied too, {by}"),
             ),
             action => (action, by),
         };

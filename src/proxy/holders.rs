@@ -67,6 +67,9 @@ impl Proxy {
 
     /// Fills in who asked, where nothing else is waited for.
     pub(super) async fn note_holder(&self, record: &mut Pending, caller: &Caller) {
+        if record.facts.holder.is_some() {
+            return;
+        }
         let asked = self.callers.holders(caller, Urgency::WhenIdle);
         if let Ok(seen) = tokio::time::timeout(GRACE, asked).await {
             note(record, caller, &seen);

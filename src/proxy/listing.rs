@@ -40,7 +40,9 @@ impl Proxy {
         for entry in &entries {
             let is_shown = match entry_path(self.service.provider, &read.path, entry) {
                 Some(path) => {
-                    let verdict = self.decide(caller, &mut origin, read, &path).await;
+                    let verdict = self
+                        .decide(record, caller, &mut origin, (read, &path))
+                        .await;
                     let token = self.token_state(caller, read);
                     let judged = judge(verdict, read.method, token, self.mode);
                     matches!(judged.outcome, Outcome::Forward(_))

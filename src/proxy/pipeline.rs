@@ -8,6 +8,7 @@ use hyper::StatusCode;
 use super::answer::{self, Reply};
 use super::forward::Passing;
 use super::gate::Arrived;
+use super::holders;
 use super::{Proxy, boottime};
 use crate::audit::{Decision, Ending, Pending, Reason};
 use crate::authorize::{Permit, TokenState, Withheld, judge};
@@ -95,7 +96,10 @@ impl Proxy {
         let mut origin = caller.origin();
         let verdict = match token.is_refused(self.mode, &self.policy) {
             true => self.say(caller, &origin, read, &read.path),
-            false => self.decide(caller, &mut origin, read, &read.path).await,
+            false => {
+                let asked = (read, &read.path);
+                self.decide(&mut record, caller, &mut origin, asked).await
+            }
         };
         let judged = judge(verdict, read.method, token, self.mode);
         record.facts.verdict = Some(judged.verdict);
@@ -126,18 +130,19 @@ impl Proxy {
     /// where it could not.
     pub(super) async fn decide(
         &self,
+        record: &mut Pending,
         caller: &Caller,
         origin: &mut Origin,
-        read: &Read,
-        path: &CanonicalPath,
+        (read, path): (&Read, &CanonicalPath),
     ) -> Verdict {
         let verdict = self.say(caller, origin, read, path);
-        match verdict.unknown() {
-            Some(unknown) if self.callers.clear_up(caller, unknown, origin).await => {
-                self.say(caller, origin, read, path)
-            }
-            _ => verdict,
+        let Some(unknown) = verdict.unknown() else {
+            return verdict;
+        };
+        if let Some(seen) = self.callers.clear_up(caller, unknown, origin).await {
+            holders::note(record, caller, &seen);
         }
+        self.say(caller, origin, read, path)
     }
 
     /// What the policy says by what is known.

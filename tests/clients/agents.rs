@@ -3,11 +3,13 @@
 
 use serde_json::Value;
 
+use crate::common::host::Setup;
 use crate::common::net::in_network;
 use crate::common::user::{ALICE, INSTANCE_CONNECT, ROOT, User};
 use crate::desk::{Desk, Printed, lines};
 
 const CRAWL: &[&str] = &["-c", include_str!("crawl.py")];
+const CRAWL_META_DATA: &[&str] = &["-c", include_str!("crawl_meta_data.py")];
 
 /// Below any directory it finds, but for security-credentials.
 #[test]
@@ -35,6 +37,43 @@ fn cloud_init_crawls_what_it_crawls_without_a_firewall() {
                 .iter()
                 .all(|it| it["request"]["class"] != "credentials")
         );
+    });
+}
+
+/// As a user, whom every refusal would set back by a minute of retries and in
+/// the end by all it had read: with `hide_denied`, it meets none.
+#[test]
+fn cloud_init_crawls_as_a_user_what_that_user_may_read() {
+    in_network(|net| {
+        let setup = Setup {
+            config: "policy.hide_denied = true".into(),
+            ..Setup::default()
+        };
+        let mut desk = Desk::prepare(net, &setup);
+        desk.put_up_firewall();
+        let crawled = desk.python(ALICE, CRAWL_META_DATA);
+        assert_eq!(crawled.err, "");
+        let found: Value = serde_json::from_str(&crawled.out).unwrap();
+        assert_eq!(found["instance-id"], "i-1234567890abcdef0");
+        assert_eq!(found["placement"]["region"], "us-east-1");
+        assert!(
+            found["network"]["interfaces"]["macs"].is_object(),
+            "{found}"
+        );
+        for hidden in ["tags", "public-keys", "managed-ssh-keys"] {
+            assert_eq!(found.get(hidden), None, "{found}");
+        }
+        let records = desk.records(ALICE, &["Cloud-Init/", "python-requests/"]);
+        assert!(records.len() > 40, "{}", records.len());
+        assert!(records.iter().all(|it| it["status"] == 200));
+        assert!(records.iter().any(|it| it["hidden"].as_u64() > Some(0)));
+        // Nothing was asked for twice.
+        let mut asked = lines(&records);
+        asked.retain(|line| line.starts_with("GET "));
+        let count = asked.len();
+        asked.sort();
+        asked.dedup();
+        assert_eq!(asked.len(), count);
     });
 }
 

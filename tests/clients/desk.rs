@@ -29,8 +29,13 @@ pub(crate) struct Desk<'a> {
 impl<'a> Desk<'a> {
     /// No rules and no daemon yet: whoever asks, asks the service.
     pub(crate) fn without_firewall(net: &'a Net) -> Self {
+        Self::prepare(net, &Setup::default())
+    }
+
+    /// The same for another configuration.
+    pub(crate) fn prepare(net: &'a Net, setup: &Setup) -> Self {
         let desk = Self {
-            host: Host::prepare(net, &Setup::default()),
+            host: Host::prepare(net, setup),
         };
         // The tree may stand where only its owner can go.
         fs::create_dir(desk.clients()).unwrap();

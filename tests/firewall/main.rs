@@ -12,6 +12,7 @@
 )]
 
 mod activation;
+mod agreement;
 mod answers;
 mod apart;
 mod attacks;
@@ -28,9 +29,11 @@ mod exemption;
 mod http_table;
 mod identity;
 mod limits;
+mod listings;
 mod log_file;
 mod memory;
 mod names;
+mod narrow;
 mod observe;
 mod overload;
 mod readme;

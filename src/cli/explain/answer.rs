@@ -105,6 +105,11 @@ impl Answer {
             ),
             _ => by_rule,
         };
+        // As in the record: who is refused at the gate was not refused by a rule.
+        let (rule, place) = match judged.rule {
+            Some(_) => (rule, place),
+            None => (None, None),
+        };
         let (allowed, reason) = (judged.verdict == Decision::Allow, judged.reason.as_str());
         Self {
             allowed,
