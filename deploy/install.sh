@@ -32,6 +32,8 @@ install_all() {
     "$1" --version >/dev/null
     put 755 "$1" /usr/sbin/imdsfw
     put 644 "$here/../policies/multi-user.toml" /usr/lib/imdsfw/policy.d/50-multi-user.toml
+    put 644 "$here/schema/config.json" /usr/share/imdsfw/schema/config.json
+    put 644 "$here/schema/policy.json" /usr/share/imdsfw/schema/policy.json
     put 644 "$here/logrotate" /etc/logrotate.d/imdsfw
     # A config of this host stays as it is.
     [ -e "$root/etc/imdsfw/imdsfw.toml" ] ||
@@ -100,7 +102,7 @@ uninstall() {
         "$root/usr/share/zsh/vendor-completions/_imdsfw" \
         "$root"/usr/share/man/man8/imdsfw.8 \
         "$root"/usr/share/man/man8/imdsfw-*.8
-    rm -rf "$root/usr/lib/imdsfw"
+    rm -rf "$root/usr/lib/imdsfw" "$root/usr/share/imdsfw"
     echo "removed; left: /etc/imdsfw, /var/lib/imdsfw, /var/log/imdsfw, and whose they are"
 }
 

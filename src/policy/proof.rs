@@ -299,6 +299,7 @@ fn login(node: &Node, subject: Option<&Subject>, found: &mut Diagnostics) -> Opt
         return Some(Login::As(Arc::new(Subject { uid, account })));
     }
     match node.string(expected, found)? {
+        "" => node.refuse("no account is called that", expected, found),
         "none" => Some(Login::Nobody),
         user => {
             let is_own = |own: &&Subject| matches!(&own.account, Account::Known(facts) if facts.user == user);
