@@ -26,6 +26,7 @@ mod common;
 mod confine;
 mod drift;
 mod exemption;
+mod explained;
 mod http_table;
 mod identity;
 mod limits;
