@@ -115,7 +115,7 @@ fn its_record_has_the_fields_that_the_table_explains() {
         .keys()
         .map(String::as_str)
         .collect();
-    fields.extend(["credential", "served"]);
+    fields.extend(["credential", "hidden", "served"]);
     assert_eq!(explained, fields);
 }
 

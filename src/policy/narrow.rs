@@ -59,6 +59,9 @@ impl fmt::Display for Methods {
     }
 }
 
+/// Units that users are in, of whom this one stands for all.
+const OF_USERS: [&str; 2] = ["session-1.scope", "user@1000.service"];
+
 /// Lists of which one entry each must hold, where there are any.
 #[derive(Debug, Default)]
 pub(super) struct Narrow {
@@ -141,6 +144,17 @@ impl Narrow {
         within(&self.unit, &other.unit, Pattern::includes)
             && within(&self.exe, &other.exe, Pattern::includes)
             && within(&self.loginuid, &other.loginuid, LoggedIn::includes)
+    }
+
+    /// Whether it leaves out those who merely log in. In which unit they are,
+    /// and that they did, they cannot choose; what they run, they can.
+    pub(super) fn keeps_users_out(&self) -> bool {
+        let of_users =
+            |unit: &Condition<Pattern>| OF_USERS.iter().any(|user| unit.test.matches(&[*user]));
+        let of_anyone =
+            |login: &Condition<LoggedIn>| login.test.includes(&LoggedIn::Uids(0..=NO_ID - 1));
+        !self.unit.is_empty() && !self.unit.iter().any(of_users)
+            || !self.loginuid.is_empty() && !self.loginuid.iter().any(of_anyone)
     }
 
     pub(super) fn units(&self) -> String {

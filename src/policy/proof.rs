@@ -165,7 +165,11 @@ impl Case {
         };
         let method = self.method.as_str();
         let token = if self.v1 { " without token" } else { "" };
-        format!("{caller} {method} {}{token}", self.path)
+        let origin = match self.origin.to_string() {
+            origin if origin.is_empty() => origin,
+            origin => format!(" from {origin}"),
+        };
+        format!("{caller} {method} {}{token}{origin}", self.path)
     }
 
     pub(super) fn run(&self, policy: &Policy) -> Proof {

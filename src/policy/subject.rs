@@ -89,6 +89,30 @@ impl Origin {
     }
 }
 
+impl std::fmt::Display for Origin {
+    /// What is known of it: `unit cron.service, exe /usr/bin/aws`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut known = Vec::new();
+        match &self.unit {
+            Unit::Unknown => {}
+            Unit::Outside => known.push("no unit".to_owned()),
+            Unit::Named(unit) => known.push(format!("unit {unit}")),
+        }
+        for program in self.holders.iter().flatten() {
+            known.extend(program.exe.as_ref().map(|exe| format!("exe {exe}")));
+            match &program.login {
+                Login::Unknown => {}
+                Login::Nobody => known.push("no loginuid".to_owned()),
+                Login::As(subject) => known.push(match &subject.account {
+                    Account::Known(facts) => format!("loginuid {}", facts.user),
+                    Account::Undecidable => format!("loginuid {}", subject.uid),
+                }),
+            }
+        }
+        f.write_str(&known.join(", "))
+    }
+}
+
 /// A unit of the service manager.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unit {

@@ -1,6 +1,7 @@
 //! What a policy says correctly, but its author may not have meant.
 
 use super::Action;
+use super::narrow::Narrow;
 use super::pattern::Pattern;
 use super::principal::Principal;
 use super::rule::Rule;
@@ -103,18 +104,18 @@ pub(super) fn warn(rules: &[Rule], provider: Provider, found: &mut Diagnostics) 
                 provider.classify(&pattern.words()) == Class::Credentials
                     || CREDENTIALS.iter().any(|path| pattern.matches(path))
             });
-        // Who logged in, and in which unit, nobody can choose for himself.
         let narrow = rule.narrow.as_deref();
-        let is_narrow = narrow.is_some_and(|it| !it.unit.is_empty() || !it.loginuid.is_empty());
-        if reaches_credentials && !is_narrow && rule.who.iter().any(Principal::is_everyone) {
+        let is_kept = narrow.is_some_and(Narrow::keeps_users_out);
+        if reaches_credentials && !is_kept && rule.who.iter().any(Principal::is_everyone) {
             let expected = "expected `who` to name those who may act as the machine's role";
-            let by_exe = "expected `who` to name those who may act as the machine's role: `exe` \
-                          keeps nobody out, since users can run any program under that path";
-            found.warning(
+            let finding = found.warning(
                 rule.place.clone(),
                 "this rule lets everyone read credentials",
-                if narrow.is_some() { by_exe } else { expected },
+                expected,
             );
+            if narrow.is_some_and(|it| !it.exe.is_empty()) {
+                finding.help("`exe` keeps nobody out: users can run any program under that path");
+            }
         }
         if rule.imdsv1 && !rule.methods.get {
             found.warning(

@@ -116,7 +116,9 @@ struct Case {
 }
 
 fn groups_of(uid: u32) -> Vec<u32> {
-    (0..GROUPS).filter(|group| uid % (group + 2) == 0).collect()
+    (0..GROUPS)
+        .filter(|group| uid.is_multiple_of(group + 2))
+        .collect()
 }
 
 /// Whom NSS will not name: an account that is not there could be anybody's.

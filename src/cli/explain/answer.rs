@@ -196,6 +196,16 @@ impl Answer {
         if !self.allowed && mode == Mode::Observe && !self.enforce {
             out += "  the mode is observe: what the policy denies is recorded, not refused\n";
         }
+        let is_narrowed = |step: &Step| {
+            matches!(
+                step.why,
+                Why::Unit(_) | Why::Exe(_) | Why::Loginuid(_) | Why::Undecidable(_)
+            )
+        };
+        let origin = asked.origin.to_string();
+        if !origin.is_empty() && self.steps.iter().any(is_narrowed) {
+            out += &paragraph("  ", &format!("it comes from {origin}"));
+        }
         out + &self.rules()
     }
 

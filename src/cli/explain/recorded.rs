@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::answer::{Answer, headline};
 use super::{Asked, NO_POLICY, program};
 use crate::audit::find;
-use crate::cli::{Outcome, paragraph, print};
+use crate::cli::{Outcome, fold, paragraph, print};
 use crate::config::{Config, load_policy, policy_by_hash};
 use crate::diagnose::{Diagnostics, plain_text};
 use crate::ids::{Gid, Uid};
@@ -15,7 +16,7 @@ use crate::policy::{Account, AccountFacts, Group, Origin, Subject, Unit};
 
 pub(super) fn run(id: &str, config: &Config, as_json: bool) -> Outcome {
     let log = config.audit.file.display();
-    let record = match find(&config.audit.file, id) {
+    let whole = match find(&config.audit.file, id) {
         Ok(Some(record)) => record,
         Ok(None) => {
             let id = plain_text(id);
@@ -30,55 +31,59 @@ pub(super) fn run(id: &str, config: &Config, as_json: bool) -> Outcome {
             return nothing(
                 as_json,
                 &format!(
-                    "{log} cannot be read: {error}; ask root, or a member of the group it belongs to"
+                    "{log} cannot be read: {error}; ask root, or a member of the group it \
+                     belongs to"
                 ),
             );
         }
     };
-    let was = Recorded::new(&record);
-    let (mut steps, mut told) = (None, String::new());
-    let mut allowed = was.text("decision") == "allow";
-    let mut exit = None;
-    match (was.asked(), was.record["policy"].as_str()) {
-        (Some(asked), Some(hash)) if was.was_judged() => match policy_by_hash(config, hash) {
-            Some(policy) => {
-                let answer = Answer::new(&asked, config.provider, &policy);
-                allowed = was.text("verdict") == "allow";
-                told = answer.rules();
-                if let Some(differs) = was.differs(&answer) {
-                    told = format!("{}{told}", paragraph("  ", differs));
-                }
-                steps = Some(answer.json(&asked, config.policy.mode, &policy));
+    let Ok(record) = Record::deserialize(&whole) else {
+        return nothing(
+            as_json,
+            &format!("the record of this id in {log} is not one of a request"),
+        );
+    };
+    let mut explained = None;
+    let mut policy_is_known = true;
+    let mut told = String::new();
+    if let (Some(asked), Some(hash), true) = (record.asked(), &record.policy, record.was_judged()) {
+        if let Some(policy) = policy_by_hash(config, hash) {
+            let answer = Answer::new(&asked, config.provider, &policy);
+            if let Some(differs) = record.differs(&answer) {
+                told += &paragraph("  ", differs);
             }
-            None => {
-                exit = Some(NO_POLICY);
-                told = paragraph("  ", &gone(config, hash));
-            }
-        },
-        _ => {}
+            told += &answer.rules();
+            explained = Some(answer.json(&asked, config.policy.mode, &policy));
+        } else {
+            policy_is_known = false;
+            told += &paragraph("  ", &gone(config, hash));
+        }
     }
     if as_json {
         let answer = json!({
-            "verdict": record["verdict"],
-            "reason": record["reason"],
-            "rule": record["rule"],
-            "policy": record["policy"],
-            "policy_is_known": exit.is_none(),
-            "recorded": record,
-            "explained": steps,
+            "verdict": record.verdict,
+            "reason": record.reason,
+            "rule": record.rule,
+            "policy": record.policy,
+            "policy_is_known": policy_is_known,
+            "recorded": whole,
+            "explained": explained,
         });
         print(&format!("{answer}\n"))?;
     } else {
-        print(&format!("{}{told}", was.head()))?;
+        print(&format!("{}{told}", record.head()))?;
     }
-    Ok(ExitCode::from(exit.unwrap_or(u8::from(!allowed))))
+    Ok(ExitCode::from(match policy_is_known {
+        true => u8::from(!record.was_allowed()),
+        false => NO_POLICY,
+    }))
 }
 
 fn nothing(as_json: bool, why: &str) -> Outcome {
     if as_json {
         print(&format!("{}\n", json!({ "verdict": null, "error": why })))?;
     } else {
-        eprintln!("{}", crate::cli::fold(&format!("imdsfw: {why}")));
+        eprintln!("{}", fold(&format!("imdsfw: {why}")));
     }
     Ok(ExitCode::from(NO_POLICY))
 }
@@ -89,122 +94,141 @@ fn gone(config: &Config, hash: &str) -> String {
     format!("the policy of that time, {hash}, is not known any more; the one on disk is {now}")
 }
 
-/// A record of a request.
-struct Recorded<'r> {
-    record: &'r Value,
+/// What a record says of a request.
+#[derive(Deserialize)]
+struct Record {
+    time: String,
+    verdict: Option<String>,
+    decision: Option<String>,
+    reason: String,
+    detail: Option<String>,
+    rule: Option<String>,
+    policy: Option<String>,
+    caller: Caller,
+    request: Request,
+    status: Option<u16>,
 }
 
-impl<'r> Recorded<'r> {
-    fn new(record: &'r Value) -> Self {
-        Self { record }
-    }
+#[derive(Deserialize)]
+struct Caller {
+    uid: Option<u32>,
+    user: Option<String>,
+    gid: Option<u32>,
+    groups: Option<Vec<String>>,
+    exe: Option<String>,
+    loginuid: Option<i64>,
+    unit: Option<String>,
+}
 
-    fn text(&self, key: &str) -> &'r str {
-        self.record[key].as_str().unwrap_or_default()
+#[derive(Deserialize)]
+struct Request {
+    method: Option<String>,
+    path: Option<String>,
+    imds: Option<String>,
+    raw: Option<Value>,
+}
+
+impl Record {
+    /// By the rules and the token gate; where neither was asked, what became
+    /// of it.
+    fn was_allowed(&self) -> bool {
+        self.verdict
+            .as_ref()
+            .or(self.decision.as_ref())
+            .is_some_and(|it| it == "allow")
     }
 
     /// Whether the rules had a say in it.
     fn was_judged(&self) -> bool {
-        let reason = match self.text("reason") {
-            "observed" => self.text("detail"),
-            reason => reason,
+        let reason = match (self.reason.as_str(), &self.detail) {
+            ("observed", Some(would_be)) => would_be,
+            (reason, _) => reason,
         };
         matches!(
             reason,
             "allowed" | "policy" | "default" | "account_unknown" | "holders" | "witness_gone"
-        ) && self.record["request"]["method"] != "PUT"
+        ) && self.request.method.as_deref() != Some("PUT")
     }
 
     /// The request, as far as the record says it.
     fn asked(&self) -> Option<Asked> {
-        let (caller, request) = (&self.record["caller"], &self.record["request"]);
-        let uid = Uid(u32::try_from(caller["uid"].as_u64()?).ok()?);
-        let text = |of: &Value, key: &str| of[key].as_str().map(str::to_owned);
-        let account = match (caller["user"].as_str(), caller["gid"].as_u64()) {
-            (Some(user), Some(gid)) => {
-                let gid = Gid(u32::try_from(gid).ok()?);
-                let names = caller["groups"].as_array().into_iter().flatten();
-                let named = names.filter_map(|name| {
-                    Some(Group {
-                        gid: Gid(u32::MAX),
-                        name: Some(name.as_str()?.to_owned()),
-                    })
-                });
-                Account::Known(AccountFacts {
-                    user: user.to_owned(),
-                    gid,
-                    groups: named.collect(),
-                })
-            }
+        let (caller, request) = (&self.caller, &self.request);
+        let named = caller.groups.iter().flatten().map(|name| Group {
+            gid: Gid(u32::MAX),
+            name: Some(name.clone()),
+        });
+        let account = match (&caller.user, caller.gid) {
+            (Some(user), Some(gid)) => Account::Known(AccountFacts {
+                user: user.clone(),
+                gid: Gid(gid),
+                groups: named.collect(),
+            }),
             _ => Account::Undecidable,
         };
         Some(Asked {
-            subject: Subject { uid, account },
-            origin: Origin {
-                unit: caller["unit"]
-                    .as_str()
-                    .map_or(Unit::Unknown, |unit| Unit::Named(unit.into())),
-                holders: program(text(caller, "exe"), caller["loginuid"].as_i64()),
+            subject: Subject {
+                uid: Uid(caller.uid?),
+                account,
             },
-            method: text(request, "method")?,
-            path: text(request, "path")?,
-            v1: request["imds"] == "v1",
+            origin: Origin {
+                unit: match &caller.unit {
+                    Some(unit) => Unit::Named(unit.as_str().into()),
+                    None => Unit::Unknown,
+                },
+                holders: program(caller.exe.clone(), caller.loginuid),
+            },
+            method: request.method.clone()?,
+            path: request.path.clone()?,
+            v1: request.imds.as_deref() == Some("v1"),
         })
     }
 
     /// What the record says by itself.
     fn head(&self) -> String {
-        let decision = self.text("decision") == "allow";
+        let was_answered = self.decision.as_deref() == Some("allow");
         let mut out = match self.asked() {
-            Some(asked) => headline(decision, &asked, &asked.path),
+            Some(asked) => headline(was_answered, &asked, &asked.path),
             None => {
-                let request = &self.record["request"];
-                let target = request["raw"]
-                    .as_str()
-                    .unwrap_or("a request that never came");
-                let uid = match self.record["caller"]["uid"].as_u64() {
-                    Some(uid) => format!("uid {uid}"),
-                    None => "somebody".to_owned(),
-                };
-                paragraph(
-                    if decision { "ALLOW  " } else { "DENY  " },
-                    &format!("{uid} {target}"),
-                )
+                let raw = self.request.raw.as_ref().and_then(Value::as_str);
+                let target = raw.unwrap_or("a request that is not recorded");
+                let who = self
+                    .caller
+                    .uid
+                    .map_or("somebody".to_owned(), |uid| format!("uid {uid}"));
+                let mark = if was_answered { "ALLOW  " } else { "DENY  " };
+                paragraph(mark, &format!("{who} {target}"))
             }
         };
-        let status = match self.record["status"].as_u64() {
+        let status = match self.status {
             Some(status) => format!("answered {status}"),
             None => "closed without an answer".to_owned(),
         };
-        out += &paragraph("  ", &format!("at {}, {status}", self.text("time")));
-        let detail = match self.text("detail") {
-            "" => String::new(),
-            detail => format!(" ({detail})"),
-        };
-        let by = match self.record["rule"].as_str() {
-            Some(rule) => format!(", by the rule \"{rule}\""),
-            None => String::new(),
-        };
-        out + &paragraph(
-            "  ",
-            &format!("because {}{detail}{by}", self.text("reason")),
-        )
+        out += &paragraph("  ", &format!("at {}, {status}", self.time));
+        let detail = self.detail.as_ref().map(|detail| format!(" ({detail})"));
+        let by = self
+            .rule
+            .as_ref()
+            .map(|rule| format!(", by the rule \"{rule}\""));
+        let (detail, by) = (detail.unwrap_or_default(), by.unwrap_or_default());
+        out + &paragraph("  ", &format!("because {}{detail}{by}", self.reason))
     }
 
     /// Where the rules do not say again what they said then.
     fn differs(&self, answer: &Answer) -> Option<&'static str> {
-        let allowed = self.text("verdict") == "allow";
-        let is_the_same =
-            answer.allowed == allowed && answer.rule.as_deref() == self.record["rule"].as_str();
-        let by_holders = matches!(self.text("reason"), "holders" | "witness_gone");
-        match (is_the_same, by_holders) {
-            (true, _) => None,
-            (false, true) => Some(
-                "the rules allow it to the caller; it was who held the connection that was not allowed, or not known",
-            ),
-            (false, false) => Some(
-                "by what the record says of the caller, these rules say something else: the record holds 16 groups at most, and no numbers of groups",
-            ),
+        if answer.allowed == self.was_allowed()
+            && answer.rule == self.rule.as_deref().map(Into::into)
+        {
+            return match self.reason.as_str() {
+                "holders" | "witness_gone" if answer.allowed => Some(
+                    "the rules allow it to the caller; who held the connection was not \
+                     allowed it, or not known",
+                ),
+                _ => None,
+            };
         }
+        Some(
+            "by what the record says of the caller, the rules say something else: it names 16 \
+             groups at most, no group numbers, and only what was found out in time",
+        )
     }
 }

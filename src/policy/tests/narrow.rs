@@ -224,6 +224,34 @@ fn a_rule_behind_a_narrower_one_is_reached() {
 }
 
 #[test]
+fn everyone_is_everyone_still_where_nobody_is_kept_out() {
+    for (narrow, warned) in [
+        ("", true),
+        ("methods = [\"GET\"]", true),
+        ("exe = [\"/usr/bin/aws\"]", true),
+        ("unit = [\"*\"]", true),
+        ("unit = [\"session-*.scope\"]", true),
+        ("loginuid = [\"any\"]", true),
+        ("unit = [\"backup.service\"]", false),
+        ("loginuid = [\"none\"]", false),
+        (
+            "loginuid = [\"user:alice\"]\nexe = [\"/usr/bin/aws\"]",
+            false,
+        ),
+    ] {
+        let text = rule("r", "allow", "[\"any\"]", "[\"@role\"]", narrow);
+        let shown = parse_all(&[&text], Action::Deny).1.render(Style::Plain);
+        assert_eq!(
+            shown.contains("lets everyone read credentials"),
+            warned,
+            "{narrow}"
+        );
+        let by_exe = warned && narrow.contains("exe");
+        assert_eq!(shown.contains("`exe` keeps nobody out"), by_exe, "{narrow}");
+    }
+}
+
+#[test]
 fn a_test_says_from_where_it_asks() {
     let rules = rule(
         "r",
