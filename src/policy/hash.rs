@@ -31,7 +31,8 @@ pub(super) fn hash(rules: &[Rule], names: &Names, provider: Provider, default: A
             });
             // Left out where there is none, so that policies without are called
             // as they were before there were any.
-            if let Value::Object(meaning) = &mut meaning {
+            let is_narrowed = rule.narrow.is_some() || rule.methods != Methods::ALL;
+            if let (Value::Object(meaning), true) = (&mut meaning, is_narrowed) {
                 meaning.extend(narrowed(rule));
             }
             meaning
