@@ -13,10 +13,10 @@ use imdsfw::audit::{Decision, Ending, Host, Log, Pending, Reason};
 use imdsfw::config::{Action, Mode};
 use imdsfw::diagnose::{Diagnostics, Source};
 use imdsfw::ids::{ClientAddr, Gid, Uid};
-use imdsfw::policy::{Account, AccountFacts, Group, Policy, Subject};
+use imdsfw::policy::{Account, AccountFacts, Group, Policy, Query, Subject};
 use imdsfw::provider::{Class, Provider};
 use imdsfw::request::{
-    CanonicalPath, CanonicalRequest, Intent, PresentedToken, Scan, Service, Ttl, scan,
+    CanonicalPath, CanonicalRequest, Intent, PresentedToken, ReadMethod, Scan, Service, Ttl, scan,
 };
 use imdsfw::token::{Moment, TokenKey};
 
@@ -99,8 +99,13 @@ fn caller() -> Subject {
 fn decide(bencher: Bencher, rules: usize) {
     let (policy, caller) = (policy(rules), caller());
     let path = CanonicalPath::parse(Provider::Aws, PATH.as_bytes()).unwrap();
-    assert_eq!(policy.decide(&caller, &path).action(), Action::Allow);
-    bencher.bench(|| policy.decide(black_box(&caller), black_box(&path)));
+    assert_eq!(
+        policy
+            .decide(&Query::new(&caller, ReadMethod::Get, &path))
+            .action(),
+        Action::Allow
+    );
+    bencher.bench(|| policy.decide(black_box(&Query::new(&caller, ReadMethod::Get, &path))));
 }
 
 /// The same for a caller whose names are not known.
@@ -112,7 +117,7 @@ fn decide_undecidable(bencher: Bencher, rules: usize) {
         ..caller()
     };
     let path = CanonicalPath::parse(Provider::Aws, PATH.as_bytes()).unwrap();
-    bencher.bench(|| policy.decide(black_box(&caller), black_box(&path)));
+    bencher.bench(|| policy.decide(black_box(&Query::new(&caller, ReadMethod::Get, &path))));
 }
 
 fn key() -> TokenKey {

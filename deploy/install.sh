@@ -38,6 +38,8 @@ install_all() {
     for policy in "$here"/../policies/agents/*.toml; do
         put 644 "$policy" "/usr/share/doc/imdsfw/examples/agents/$(basename "$policy")"
     done
+    put 644 "$here/schema/config.json" /usr/share/imdsfw/schema/config.json
+    put 644 "$here/schema/policy.json" /usr/share/imdsfw/schema/policy.json
     put 644 "$here/logrotate" /etc/logrotate.d/imdsfw
     # A config of this host stays as it is.
     [ -e "$root/etc/imdsfw/imdsfw.toml" ] ||
@@ -108,7 +110,7 @@ uninstall() {
         "$root/usr/share/zsh/vendor-completions/_imdsfw" \
         "$root"/usr/share/man/man8/imdsfw.8 \
         "$root"/usr/share/man/man8/imdsfw-*.8
-    rm -rf "$root/usr/lib/imdsfw" "$root/usr/share/doc/imdsfw"
+    rm -rf "$root/usr/lib/imdsfw" "$root/usr/share/imdsfw" "$root/usr/share/doc/imdsfw"
     echo "removed; left: /etc/imdsfw, /var/lib/imdsfw, /var/log/imdsfw, and whose they are"
 }
 

@@ -12,7 +12,7 @@ use crate::caller::Caller;
 use crate::caller::witness::Unwitnessed;
 use crate::config::Mode;
 use crate::ids::{MetadataAddr, Uid};
-use crate::policy::{DenyCause, Verdict};
+use crate::policy::{DenyCause, Obscured, Policy, Verdict};
 use crate::request::{CanonicalPath, PresentedToken, Read, ReadMethod, Ttl};
 use crate::token::TokenError;
 
@@ -32,6 +32,18 @@ pub enum TokenState {
     /// Not of this run's making: altered, made up, of an earlier run, or the
     /// service's own.
     Foreign,
+}
+
+impl TokenState {
+    /// Whether the token gate refuses such a read, whatever the rules say.
+    pub fn is_refused(&self, mode: Mode, policy: &Policy) -> bool {
+        mode == Mode::Enforce
+            && match self {
+                Self::Good(_) | Self::Relayed(_) => false,
+                Self::Missing => !policy.bridges_imdsv1(),
+                Self::OtherUid(_) | Self::Expired | Self::Foreign => true,
+            }
+    }
 }
 
 impl From<Result<u32, TokenError>> for TokenState {
@@ -92,7 +104,7 @@ pub fn judge(verdict: Verdict, method: ReadMethod, token: TokenState, mode: Mode
     let bridge = verdict.bridges_imdsv1(method);
     let denial = match &verdict {
         Verdict::Allow { .. } => None,
-        Verdict::Deny { cause, enforce } => Some((Reason::from(cause), *enforce)),
+        Verdict::Deny { cause, enforce } => Some((why(cause), *enforce)),
     };
     let gate = match &token {
         TokenState::Good(_) | TokenState::Relayed(_) => None,
@@ -111,7 +123,7 @@ pub fn judge(verdict: Verdict, method: ReadMethod, token: TokenState, mode: Mode
         TokenState::Missing => Some(Access::Tokenless),
         TokenState::Expired | TokenState::Foreign => None,
     };
-    let refusal = gate.or(denial.map(|(reason, _)| (reason, None)));
+    let refusal = gate.or(denial.map(|(why, _)| why));
     let enforced = denial.is_some_and(|(_, enforce)| enforce);
     let (reason, detail, outcome) = match (refusal, access) {
         (None, Some(access)) => (Reason::Allowed, None, Outcome::Forward(access)),
@@ -122,8 +134,8 @@ pub fn judge(verdict: Verdict, method: ReadMethod, token: TokenState, mode: Mode
         ),
         // In observe, the token gate does not bind: what refuses here is the rule.
         (Some(_), Some(_)) if mode == Mode::Observe => {
-            let reason = denial.map_or(Reason::Policy, |(reason, _)| reason);
-            (reason, None, Outcome::Refuse(403))
+            let (reason, detail) = denial.map_or((Reason::Policy, None), |(why, _)| why);
+            (reason, detail, Outcome::Refuse(403))
         }
         (Some((reason @ (Reason::TokenMissing | Reason::TokenInvalid), detail)), _) => {
             (reason, detail, Outcome::Refuse(401))
@@ -164,13 +176,26 @@ pub fn judge_bypassed(verdict: Verdict, method: ReadMethod, token: TokenState) -
     judged
 }
 
-impl From<&DenyCause> for Reason {
-    fn from(cause: &DenyCause) -> Self {
-        match cause {
-            DenyCause::Rule(_) => Self::Policy,
-            DenyCause::Default => Self::Default,
-            DenyCause::AccountUnknown => Self::AccountUnknown,
-        }
+/// The reason of a denial, and what exactly where that does not say it. Of a
+/// caller, the unit is as much a part as the account is: where it is unknown,
+/// so is the caller. Program and login are the witness's to tell.
+fn why(cause: &DenyCause) -> (Reason, Option<&'static str>) {
+    let unknown = match cause {
+        DenyCause::Rule(_) => return (Reason::Policy, None),
+        DenyCause::Default => return (Reason::Default, None),
+        DenyCause::Unknown(unknown) => unknown,
+    };
+    match unknown.holder {
+        _ if unknown.account => (Reason::AccountUnknown, None),
+        None => (Reason::AccountUnknown, Some("unit")),
+        Some(Obscured::NotAsked) => (Reason::WitnessGone, Some("not_asked")),
+        Some(Obscured::Gone) => (Reason::WitnessGone, Some("gone")),
+        Some(Obscured::Slow) => (Reason::WitnessGone, Some("slow")),
+        Some(Obscured::Incomplete) => (Reason::WitnessGone, Some("incomplete")),
+        Some(Obscured::TooMany) => (Reason::Holders, Some("too_many")),
+        Some(Obscured::Nobody) => (Reason::Holders, Some("none")),
+        Some(Obscured::Shielded) => (Reason::Holders, Some("shielded")),
+        Some(Obscured::Differ) => (Reason::Holders, Some("differ")),
     }
 }
 
@@ -203,7 +228,7 @@ impl Withheld {
         match verdict {
             Verdict::Allow { .. } => None,
             Verdict::Deny { cause, enforce } => Some(Self {
-                reason: cause.into(),
+                reason: why(cause).0,
                 detail: "grant_ended",
                 enforce: *enforce,
             }),
@@ -328,6 +353,7 @@ impl Permit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Unknown;
 
     fn allow(imdsv1: bool) -> Verdict {
         Verdict::Allow {
@@ -539,7 +565,10 @@ mod tests {
     #[test]
     fn observe_says_what_the_reason_would_have_been() {
         let verdict = Verdict::Deny {
-            cause: DenyCause::AccountUnknown,
+            cause: DenyCause::Unknown(Unknown {
+                account: true,
+                ..Unknown::default()
+            }),
             enforce: false,
         };
         let judged = judge(verdict, ReadMethod::Get, TokenState::Good(1), Mode::Observe);

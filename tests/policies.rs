@@ -13,9 +13,9 @@ use std::sync::Arc;
 use imdsfw::config::Action;
 use imdsfw::diagnose::{Diagnostics, Source};
 use imdsfw::ids::{Gid, Uid};
-use imdsfw::policy::{Account, AccountFacts, Draft, Name, Policy, Subject};
+use imdsfw::policy::{Account, AccountFacts, Draft, Name, Policy, Query, Subject};
 use imdsfw::provider::{Class, Provider};
-use imdsfw::request::CanonicalPath;
+use imdsfw::request::{CanonicalPath, ReadMethod};
 
 /// Complete policies, of which a host has one.
 const BASES: [&str; 7] = [
@@ -316,7 +316,12 @@ fn account(user: &str) -> Subject {
 
 /// What of [`PATHS`] a policy lets somebody read.
 fn readable(policy: &Policy, by: &Subject) -> BTreeSet<&'static str> {
-    let allowed = |resource: &&str| policy.decide(by, &path(resource)).action() == Action::Allow;
+    let allowed = |resource: &&str| {
+        policy
+            .decide(&Query::new(by, ReadMethod::Get, &path(resource)))
+            .action()
+            == Action::Allow
+    };
     PATHS.into_iter().filter(allowed).collect()
 }
 

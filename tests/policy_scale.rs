@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use imdsfw::config::Action;
 use imdsfw::diagnose::{Diagnostics, Source};
 use imdsfw::ids::{Gid, Uid};
-use imdsfw::policy::{Account, AccountFacts, Group, Policy, Subject, Verdict};
+use imdsfw::policy::{Account, AccountFacts, Group, Policy, Query, Subject, Verdict};
 use imdsfw::provider::Provider;
-use imdsfw::request::CanonicalPath;
+use imdsfw::request::{CanonicalPath, ReadMethod};
 
 const ROLE: &str = "/latest/meta-data/iam/security-credentials/web";
 
@@ -76,7 +76,11 @@ fn time_of_one(policy: &Policy, subject: &Subject, path: &CanonicalPath, times: 
         .map(|_| {
             let start = Instant::now();
             for _ in 0..times {
-                let _ = black_box(policy.decide(black_box(subject), black_box(path)));
+                let _ = black_box(policy.decide(black_box(&Query::new(
+                    subject,
+                    ReadMethod::Get,
+                    path,
+                ))));
             }
             start.elapsed() / times
         })
@@ -101,7 +105,7 @@ fn verdicts_do_not_slow_down_as_policies_grow() {
             account: Account::Undecidable,
         };
         for (policy, path) in [(&users, &role), (&paths, &tag)] {
-            let verdict = policy.decide(&user, path);
+            let verdict = policy.decide(&Query::new(&user, ReadMethod::Get, path));
             assert!(
                 matches!(verdict, Verdict::Allow { rule: Some(rule), .. } if *rule == *format!("rule {last}"))
             );

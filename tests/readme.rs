@@ -12,9 +12,9 @@ use std::process::{Command, Output};
 use imdsfw::config::{Action, Config};
 use imdsfw::diagnose::{Diagnostics, Source};
 use imdsfw::ids::{Gid, Uid};
-use imdsfw::policy::{Account, AccountFacts, Policy, Subject};
+use imdsfw::policy::{Account, AccountFacts, Policy, Query, Subject};
 use imdsfw::provider::{Class, Provider};
-use imdsfw::request::CanonicalPath;
+use imdsfw::request::{CanonicalPath, ReadMethod};
 use serde_json::Value;
 
 const README: &str = include_str!("../README.md");
@@ -115,7 +115,7 @@ fn its_record_has_the_fields_that_the_table_explains() {
         .keys()
         .map(String::as_str)
         .collect();
-    fields.extend(["credential", "served"]);
+    fields.extend(["credential", "hidden", "served"]);
     assert_eq!(explained, fields);
 }
 
@@ -157,7 +157,13 @@ fn each_example_is_of_the_class_that_the_table_says() {
             if set != "role" {
                 assert_eq!(path.class().as_str(), set, "{example}");
             }
-            assert_eq!(policy.decide(&user, &path).action(), expected, "{example}");
+            assert_eq!(
+                policy
+                    .decide(&Query::new(&user, ReadMethod::Get, &path))
+                    .action(),
+                expected,
+                "{example}"
+            );
         }
         sets.insert(set);
     }

@@ -4,13 +4,17 @@
 //! What the record does not hold is never guessed. A verdict that hangs on it
 //! is none.
 
+use std::sync::Arc;
+
 use crate::audit::Reason;
 use crate::audit::reading::{Caller, Record};
 use crate::authorize::{Judgement, TokenState, judge};
 use crate::config::Mode;
 use crate::doctor::USER_AGENT;
 use crate::ids::{Gid, Uid};
-use crate::policy::{Account, AccountFacts, Group, Policy, Subject};
+use crate::policy::{
+    Account, AccountFacts, Group, Login, Obscured, Origin, Policy, Program, Query, Subject, Unit,
+};
 use crate::provider::Provider;
 use crate::request::{CanonicalPath, ReadMethod, TOKEN_PATH};
 
@@ -24,6 +28,8 @@ const GIDS_TRIED: usize = 6;
 pub struct Recorded {
     /// Who asked, as far as it was known then.
     pub subject: Subject,
+    /// From where, as far as that was recorded.
+    pub origin: Origin,
     /// What for.
     pub path: CanonicalPath,
     /// How.
@@ -62,7 +68,8 @@ pub enum NotJudged {
     NoRead,
     /// It had no canonical form.
     Malformed,
-    /// The verdict hangs on names or groups that the record does not have.
+    /// The verdict hangs on names, groups or a program that the record does
+    /// not have.
     AccountUnknown,
     /// Something else than policy and token decided, such as a limit.
     OtherReason,
@@ -95,6 +102,7 @@ pub(super) fn key(record: &Record<'_>, into: &mut String) {
         "{:?} {:?} {:?} {:?}",
         caller.uid, caller.gid, caller.groups_omitted, record.status
     );
+    let _ = write!(into, " {:?}", caller.loginuid);
     // Each begins with a mark of its kind and holds no NUL, so that no two
     // lists of texts look the same.
     let mut push = |text: Option<&str>| {
@@ -111,6 +119,8 @@ pub(super) fn key(record: &Record<'_>, into: &mut String) {
     for text in [
         Some(&record.event),
         caller.user.as_ref(),
+        caller.unit.as_ref(),
+        caller.exe.as_ref(),
         request.method.as_ref(),
         request.path.as_ref(),
         request.imds.as_ref(),
@@ -160,6 +170,7 @@ impl Recorded {
         };
         Ok(Self {
             subject: subject(&record.caller).ok_or(NotJudged::AccountUnknown)?,
+            origin: origin(&record.caller),
             path,
             method,
             token: token(record, reason),
@@ -176,7 +187,12 @@ impl Recorded {
     /// [`NotJudged::AccountUnknown`].
     pub fn judge_again(&self, policy: &Policy, gids: &[Gid]) -> Result<Judgement, NotJudged> {
         let ask = |subject: &Subject| {
-            let verdict = policy.decide(subject, &self.path);
+            let verdict = policy.decide(&Query {
+                subject,
+                origin: &self.origin,
+                method: self.method,
+                path: &self.path,
+            });
             judge(verdict, self.method, self.token.clone(), Mode::Enforce)
         };
         let mut judged = ask(&self.subject);
@@ -212,7 +228,9 @@ impl Recorded {
             }
         }
         match judged.reason {
-            Reason::AccountUnknown => Err(NotJudged::AccountUnknown),
+            Reason::AccountUnknown | Reason::WitnessGone | Reason::Holders => {
+                Err(NotJudged::AccountUnknown)
+            }
             _ => Ok(judged),
         }
     }
@@ -249,6 +267,30 @@ fn subject(caller: &Caller<'_>) -> Option<Subject> {
         _ => Account::Undecidable,
     };
     Some(Subject { uid, account })
+}
+
+/// A record names the one process that spoke; what it does not name is not
+/// known.
+fn origin(caller: &Caller<'_>) -> Origin {
+    let login = match caller.loginuid.map(u32::try_from) {
+        None => Login::Unknown,
+        Some(Ok(uid)) => Login::As(Arc::new(Subject {
+            uid: Uid(uid),
+            account: Account::Undecidable,
+        })),
+        Some(Err(_)) => Login::Nobody,
+    };
+    let exe = caller.exe.as_deref().map(str::to_owned);
+    Origin {
+        unit: match caller.unit.as_deref() {
+            Some(unit) => Unit::Named(unit.into()),
+            None => Unit::Unknown,
+        },
+        holders: match (&exe, &login) {
+            (None, Login::Unknown) => Err(Obscured::NotAsked),
+            _ => Ok(vec![Program { exe, login }]),
+        },
+    }
 }
 
 fn token(record: &Record<'_>, reason: &str) -> TokenState {

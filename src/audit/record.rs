@@ -230,6 +230,8 @@ pub struct RequestBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) served: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) hidden: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) credential: Option<&'a CredentialRecord>,
 }
 

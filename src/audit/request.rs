@@ -55,7 +55,9 @@ impl Held {
     /// speaks on the connection.
     pub fn release(self, holder: Option<Holder>) {
         let mut records = self.log.held().up_to(self.number);
-        if let Some(own) = records.last_mut() {
+        if let Some(own) = records.last_mut()
+            && holder.is_some()
+        {
             own.facts.holder = holder;
         }
         // Dropped, they are queued in their order.
@@ -120,6 +122,8 @@ pub struct Facts {
     pub rule: Option<Arc<str>>,
     /// `memory`, where the service was not asked.
     pub served: Option<&'static str>,
+    /// How many entries of a listing the caller was not shown.
+    pub hidden: Option<usize>,
     /// The credentials handed out.
     pub credential: Option<CredentialRecord>,
 }
@@ -263,6 +267,7 @@ impl Pending {
             bytes: if is_head { 0 } else { ending.bytes },
             latency_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
             served: facts.served,
+            hidden: facts.hidden,
             // An answer that did not leave handed out nothing.
             credential: facts
                 .credential
@@ -353,6 +358,7 @@ pub fn connection_refused(
         bytes: 0,
         latency_us: 0,
         served: None,
+        hidden: None,
         credential: None,
     });
 }

@@ -25,8 +25,8 @@ pub(crate) use sock_diag::reply;
 pub use sock_diag::{CallerUnknown, ClientSocket, SocketOwner};
 
 use crate::ids::{ClientAddr, Uid};
-use crate::policy::{Account, Subject};
-use witness::{Seen, Unwitnessed, Urgency, Witness};
+use crate::policy::{Account, Login, Obscured, Origin, Program, Subject, Unit, Unknown};
+use witness::{Ids, Seen, Unwitnessed, Urgency, Witness};
 
 /// What one request's way through this program takes where nothing is waited
 /// for, and a little more. Asking the kernel again within it would say no more
@@ -72,7 +72,7 @@ pub struct Peer {
 /// What names there are for the owner of a [`Peer`]'s socket.
 pub struct Acquaintance {
     subject: Arc<Subject>,
-    unit: Option<Arc<str>>,
+    unit: Unit,
 }
 
 /// Who is at the other end of a connection. Only [`Callers`] makes one.
@@ -83,7 +83,7 @@ pub struct Caller {
     /// When the kernel last said so.
     seen: Instant,
     subject: Arc<Subject>,
-    unit: Option<Arc<str>>,
+    unit: Unit,
 }
 
 impl Callers {
@@ -181,6 +181,55 @@ impl Callers {
         self.witness.holders(caller.owner.inode, urgency).await
     }
 
+    /// Finds out about the origin of a request what a verdict hangs on; what
+    /// the witness said, where it was asked.
+    pub async fn clear_up(
+        &self,
+        caller: &Caller,
+        unknown: &Unknown,
+        origin: &mut Origin,
+    ) -> Option<Result<Seen, Unwitnessed>> {
+        if unknown.unit && origin.unit == Unit::Unknown {
+            origin.unit = self.units.unit_for_verdict(caller.owner.cgroup).await;
+        }
+        if unknown.holder != Some(Obscured::NotAsked) {
+            return None;
+        }
+        let seen = self.holders(caller, Urgency::Now).await;
+        origin.holders = self.programs(&seen).await;
+        Some(seen)
+    }
+
+    /// What those who hold a socket run, and who logged in.
+    pub async fn programs(
+        &self,
+        witnessed: &Result<Seen, Unwitnessed>,
+    ) -> Result<Vec<Program>, Obscured> {
+        let seen = witnessed.as_ref().map_err(|why| Obscured::from(*why))?;
+        if seen.holders.is_empty() {
+            return Err(Obscured::Nobody);
+        }
+        // Root needs nobody else's connection, so its own shielded processes
+        // are none to be afraid of.
+        let is_root = |ids: &Ids| ids.all() == [Uid::ROOT; 4];
+        if !seen.shielded.iter().all(is_root) {
+            return Err(Obscured::Shielded);
+        }
+        let mut programs = Vec::with_capacity(seen.holders.len());
+        for holder in &seen.holders {
+            let login = match holder.loginuid {
+                None => Login::Unknown,
+                Some(uid) => match u32::try_from(uid) {
+                    Ok(uid) => Login::As(self.subject(Uid(uid)).await),
+                    Err(_) => Login::Nobody,
+                },
+            };
+            let exe = holder.program().map(str::to_owned);
+            programs.push(Program { exe, login });
+        }
+        Ok(programs)
+    }
+
     /// Whether it is of no use now to ask for holders without urgency.
     pub fn witness_rests(&self) -> bool {
         self.witness.rests()
@@ -238,7 +287,15 @@ impl Caller {
 
     /// The service manager's unit in which the socket was made.
     pub fn unit(&self) -> Option<&Arc<str>> {
-        self.unit.as_ref()
+        match &self.unit {
+            Unit::Named(unit) => Some(unit),
+            Unit::Outside | Unit::Unknown => None,
+        }
+    }
+
+    /// As rules see it, before anybody was asked who holds the socket.
+    pub fn origin(&self) -> Origin {
+        Origin::of_unit(self.unit.clone())
     }
 
     /// The metadata address the caller asked.

@@ -7,18 +7,20 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fs;
-use std::os::unix::fs::DirEntryExt as _;
+use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::policy::Unit;
 
 /// Clients give up after one second, and this only fills a record.
 const DEADLINE: Duration = Duration::from_millis(200);
 /// Users may make cgroups of their own; their number must not be a lever.
 const WALK_EVERY: Duration = Duration::from_secs(1);
+/// The same where a verdict hangs on the unit, as of a service just started.
+const WALK_FOR_VERDICT_EVERY: Duration = Duration::from_millis(100);
 const DIRECTORIES_MAX: usize = 20_000;
-
-type Unit = Option<Arc<str>>;
 
 /// The cgroups seen by the last walk.
 pub(super) struct Units {
@@ -46,15 +48,34 @@ impl Units {
         self.mount.as_deref()
     }
 
-    /// The unit of a cgroup id.
+    /// The unit of a cgroup id, for a record.
     pub(super) async fn unit(&self, cgroup: Option<u64>) -> Unit {
+        self.find(cgroup, WALK_EVERY).await.unwrap_or(Unit::Unknown)
+    }
+
+    /// The unit of a cgroup id that was not known a moment ago, for a verdict.
+    pub(super) async fn unit_for_verdict(&self, cgroup: Option<u64>) -> Unit {
+        if cgroup.is_none() || self.mount.is_none() {
+            return Unit::Unknown;
+        }
+        // Somebody else's walk may have begun before the cgroup was there.
+        for wait in [Duration::ZERO, WALK_FOR_VERDICT_EVERY] {
+            tokio::time::sleep(wait).await;
+            if let Some(unit) = self.find(cgroup, WALK_FOR_VERDICT_EVERY).await {
+                return unit;
+            }
+        }
+        Unit::Unknown
+    }
+
+    async fn find(&self, cgroup: Option<u64>, walk_every: Duration) -> Option<Unit> {
         let (cgroup, mount) = (cgroup?, self.mount.as_ref()?);
         {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(unit) = seen.units.get(&cgroup) {
-                return unit.clone();
+                return Some(unit.clone());
             }
-            if seen.walked.is_some_and(|at| at.elapsed() < WALK_EVERY) {
+            if seen.walked.is_some_and(|at| at.elapsed() < walk_every) {
                 return None;
             }
             seen.walked = Some(Instant::now());
@@ -62,7 +83,7 @@ impl Units {
         let (mount, shared) = (mount.clone(), Arc::clone(&self.seen));
         let walk = tokio::task::spawn_blocking(move || {
             let units = walk(&mount);
-            let unit = units.get(&cgroup).cloned().flatten();
+            let unit = units.get(&cgroup).cloned();
             shared.lock().unwrap_or_else(PoisonError::into_inner).units = units;
             unit
         });
@@ -81,15 +102,21 @@ fn cgroup2(mounts: &str) -> Option<PathBuf> {
 
 fn walk(mount: &Path) -> HashMap<u64, Unit> {
     let mut units = HashMap::new();
+    if let Ok(root) = fs::metadata(mount) {
+        units.insert(root.ino(), Unit::Outside);
+    }
     // Breadth first: what users nest below their own cgroups comes last.
-    let mut todo = VecDeque::from([(mount.to_path_buf(), None)]);
+    let mut todo = VecDeque::from([(mount.to_path_buf(), Unit::Outside)]);
     while let Some((directory, within)) = todo.pop_front() {
         for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
             if units.len() >= DIRECTORIES_MAX || !entry.file_type().is_ok_and(|it| it.is_dir()) {
                 continue;
             }
             // The first that is no slice: below it, names are its own affair.
-            let unit: Unit = within.clone().or_else(|| unit_name(&entry.file_name()));
+            let unit = match (&within, unit_name(&entry.file_name())) {
+                (Unit::Outside, Some(name)) => Unit::Named(name),
+                _ => within.clone(),
+            };
             units.insert(entry.ino(), unit.clone());
             todo.push_back((entry.path(), unit));
         }
@@ -97,7 +124,7 @@ fn walk(mount: &Path) -> HashMap<u64, Unit> {
     units
 }
 
-pub(super) fn unit_name(directory: &std::ffi::OsStr) -> Unit {
+pub(super) fn unit_name(directory: &std::ffi::OsStr) -> Option<Arc<str>> {
     let name = directory.to_str()?;
     let is_unit = [".service", ".scope"]
         .iter()
@@ -108,7 +135,6 @@ pub(super) fn unit_name(directory: &std::ffi::OsStr) -> Unit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::MetadataExt as _;
 
     #[test]
     fn finds_the_mount_among_others() {
@@ -146,10 +172,18 @@ mod tests {
             ("system.slice/nginx.service", Some("nginx.service")),
             ("user.slice", None),
             ("init", None),
+            ("", None),
         ] {
-            assert_eq!(units.unit(id(path)).await.as_deref(), unit, "{path}");
+            let expected = unit.map_or(Unit::Outside, |unit| Unit::Named(unit.into()));
+            assert_eq!(units.unit(id(path)).await, expected, "{path}");
         }
-        assert_eq!(units.unit(Some(1)).await, None);
-        assert_eq!(units.unit(None).await, None);
+        assert_eq!(units.unit(Some(1)).await, Unit::Unknown);
+        assert_eq!(units.unit(None).await, Unit::Unknown);
+        assert_eq!(units.unit_for_verdict(Some(1)).await, Unit::Unknown);
+        // A service that has started since is found without waiting a second.
+        let late = "system.slice/late.service";
+        fs::create_dir(dir.path().join(late)).unwrap();
+        let unit = units.unit_for_verdict(id(late)).await;
+        assert_eq!(unit, Unit::Named("late.service".into()));
     }
 }

@@ -1,6 +1,6 @@
 //! `imdsfw check`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::inputs::{self, Inputs};
 use super::{ConfigArg, Outcome, print};
 use crate::config::Mode;
 use crate::config::trusted::Replacement;
-use crate::diagnose::{Diagnostics, Severity, Source, plain_text};
+use crate::diagnose::{Diagnostics, Place, Severity, Source, plain_text};
 use crate::policy::{Draft, Name, Policy};
 
 /// Check the config, the policy and its tests.
@@ -165,7 +165,18 @@ fn warn_of_strangers(draft: &Draft, found: &mut Diagnostics) {
                 "group",
                 unistd::Group::from_name(group).map(|group| group.is_some()),
             ),
-            Name::Gid(_) => continue,
+            Name::Login(login) => match login.strip_prefix("user:") {
+                Some("root") | None => continue,
+                Some(user) => (
+                    "account",
+                    unistd::User::from_name(user).map(|user| user.is_some()),
+                ),
+            },
+            Name::Exe(exe) => {
+                warn_of_program(exe, place, found);
+                continue;
+            }
+            Name::Gid(_) | Name::Unit(_) => continue,
         };
         match known {
             Ok(true) => {}
@@ -190,11 +201,35 @@ fn warn_of_strangers(draft: &Draft, found: &mut Diagnostics) {
     }
 }
 
+/// /proc/PID/exe is the file itself, never a link that leads to it.
+fn warn_of_program(exe: &str, place: &Place, found: &mut Diagnostics) {
+    if exe.contains('*') {
+        return;
+    }
+    match std::fs::canonicalize(exe) {
+        Ok(file) if file == Path::new(exe) => {}
+        Ok(file) => {
+            found.warning(
+                place.clone(),
+                format!("\"{exe}\" is a link, and no process is known by it"),
+                format!("did you mean \"{}\"?", file.display()),
+            );
+        }
+        Err(_) => {
+            found.warning(
+                place.clone(),
+                format!("there is no program \"{exe}\""),
+                "it matches nothing until there is one",
+            );
+        }
+    }
+}
+
 fn meant_number(name: &Name) -> Option<String> {
     let (kind, name) = match name {
         Name::User(name) => ("uid", name),
         Name::Group(name) => ("gid", name),
-        Name::Gid(_) => return None,
+        _ => return None,
     };
     name.parse::<u32>().ok().map(|id| format!("{kind}:{id}"))
 }

@@ -1,5 +1,5 @@
 //! `imdsfw generate`, which packages and `deploy/install.sh` call: manual
-//! pages and completions say what the commands themselves say.
+//! pages, completions and schemas say what the program itself goes by.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,6 +11,8 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 
 use super::{Cli, Outcome};
+use crate::diagnose::schema::{Key, json_schema};
+use crate::{config, policy};
 
 /// The section of the manual that is for administrators.
 const SECTION: &str = "8";
@@ -36,15 +38,22 @@ enum What {
         /// Made where it is not there.
         directory: PathBuf,
     },
+    /// JSON Schemas of the config and of policy files, for editors.
+    Schema {
+        /// Made where it is not there.
+        directory: PathBuf,
+    },
 }
 
 pub(super) fn run(args: Args) -> Outcome {
     let mut cli = Cli::command();
     cli.build();
-    let (What::Man { directory } | What::Completions { directory }) = &args.what;
+    let (What::Man { directory } | What::Completions { directory } | What::Schema { directory }) =
+        &args.what;
     let written = fs::create_dir_all(directory).and_then(|()| match args.what {
         What::Man { .. } => write_pages(&cli, directory),
         What::Completions { .. } => write_completions(&mut cli, directory),
+        What::Schema { .. } => write_schemas(directory),
     });
     written.map_err(|error| format!("cannot write into {}: {error}", directory.display()))?;
     Ok(ExitCode::SUCCESS)
@@ -65,4 +74,14 @@ fn write_completions(command: &mut clap::Command, directory: &Path) -> io::Resul
     SHELLS.into_iter().try_for_each(|shell| {
         clap_complete::generate_to(shell, command, "imdsfw", directory).map(|_| ())
     })
+}
+
+/// From the tables by which the readers themselves go.
+fn write_schemas(directory: &Path) -> io::Result<()> {
+    let write = |name: &str, title: &str, keys: &[Key]| {
+        let schema = format!("{:#}\n", json_schema(title, keys));
+        fs::write(directory.join(name), schema)
+    };
+    write("config.json", "imdsfw.toml", config::KEYS)?;
+    write("policy.json", "imdsfw policy", policy::KEYS)
 }

@@ -29,7 +29,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::Config;
-use crate::diagnose::{Style, wrap};
+use crate::diagnose::{Style, plain_text, wrap};
 
 /// A firewall between the users of a host and its instance metadata service.
 #[derive(Parser)]
@@ -151,6 +151,17 @@ fn fold(text: &str) -> String {
         })
         .collect();
     folded.join("\n")
+}
+
+/// Lines of at most 80 columns, the first of them behind `mark`.
+fn paragraph(mark: &str, text: &str) -> String {
+    let indent = " ".repeat(mark.len());
+    let wrapped = wrap(&plain_text(text), 80 - mark.len());
+    wrapped
+        .lines()
+        .enumerate()
+        .map(|(at, line)| format!("{}{line}\n", if at == 0 { mark } else { &indent }))
+        .collect()
 }
 
 /// Prints to standard output. A reader that has seen enough, such as `head`,

@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use serde_json::json;
 
 use super::inputs::{self, Inputs};
-use super::{ConfigArg, Outcome, print};
+use super::{ConfigArg, Outcome, paragraph, print};
 use crate::config::Action;
 use crate::diagnose::{Diagnostics, plain_text};
 use crate::policy::{Case, Proof};
@@ -47,12 +48,15 @@ pub(super) fn run(args: Args) -> Outcome {
         }
         return Ok(ExitCode::FAILURE);
     };
+    let start = Instant::now();
     let proofs: Vec<_> = draft.proofs().collect();
+    let took = start.elapsed();
     let failed = proofs.iter().filter(|(_, proof)| !proof.passed).count();
     if args.json {
         let result = json!({
             "passed": proofs.len() - failed,
             "failed": failed,
+            "seconds": took.as_secs_f64(),
             "tests": proofs.iter().map(|(case, proof)| one(case, proof)).collect::<Vec<_>>(),
             "diagnostics": found,
         });
@@ -63,24 +67,33 @@ pub(super) fn run(args: Args) -> Outcome {
         }
         let lines: String = proofs
             .iter()
-            .map(|(case, proof)| lines(case, proof))
+            .map(|(case, proof)| line(case, proof))
+            .collect();
+        let failures: String = proofs
+            .iter()
+            .filter(|(_, proof)| !proof.passed)
+            .map(|(case, proof)| failure(case, proof))
             .collect();
         let passed = proofs.len() - failed;
-        print(&format!("{lines}{passed} passed, {failed} failed\n"))?;
+        let count = proofs.len();
+        print(&format!(
+            "{lines}{failures}\nran {count} in {took:.1?}\n{passed} passed, {failed} failed\n"
+        ))?;
     }
     Ok(ExitCode::from(u8::from(failed > 0)))
 }
 
-fn lines(case: &Case, proof: &Proof) -> String {
-    let request = plain_text(&case.request());
-    let expect = word(case.expect);
-    if proof.passed {
-        return format!("ok    {expect:<5} {request}\n");
-    }
-    let place = plain_text(&case.place.to_string());
-    let got = word(proof.got);
-    let why = plain_text(&proof.why);
-    format!("FAIL  {expect:<5} {request}\n      {place}: got {got} {why}\n")
+fn line(case: &Case, proof: &Proof) -> String {
+    let mark = if proof.passed { "ok" } else { "FAIL" };
+    let line = format!("{mark:<5} {:<5} {}", word(case.expect), case.request());
+    plain_text(&line) + "\n"
+}
+
+/// Again, where nobody has to look for it among the others.
+fn failure(case: &Case, proof: &Proof) -> String {
+    let got = format!("{}: got {} {}", case.place, word(proof.got), proof.why);
+    let expected = format!("expected {}: {}", word(case.expect), case.request());
+    format!("\n{}{}", paragraph("", &got), paragraph("  ", &expected))
 }
 
 fn one(case: &Case, proof: &Proof) -> serde_json::Value {

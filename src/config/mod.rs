@@ -11,8 +11,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use parse::drop_in_directory;
-pub use policy_files::{LoadedPolicy, load_policy, read_policy, read_policy_files};
+pub use parse::{KEYS, drop_in_directory};
+pub use policy_files::{LoadedPolicy, load_policy, policy_by_hash, read_policy, read_policy_files};
 
 pub use crate::policy::Action;
 
@@ -132,6 +132,8 @@ pub struct PolicyConfig {
     pub directories: Vec<PathBuf>,
     /// Take changed files without being told.
     pub watch: bool,
+    /// Leave out of listings what the caller may not read.
+    pub hide_denied: bool,
 }
 
 /// Whether a denial is enforced or only recorded.
@@ -214,6 +216,7 @@ impl Default for Config {
                 .map(PathBuf::from)
                 .into(),
                 watch: false,
+                hide_denied: false,
             },
             tokens: TokenMode::Bound,
             audit: AuditConfig {

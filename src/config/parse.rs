@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::trusted::{self, Reading, Replacement};
 use super::{Action, BACKENDS, Config, DEFAULT_PATH, Mode, TokenMode};
+use crate::diagnose::schema::{Key, Shape};
 use crate::diagnose::toml::{Node, Table};
 use crate::diagnose::{Diagnostics, Place, Source, toml};
 use crate::provider::Provider;
@@ -15,33 +16,159 @@ use crate::provider::Provider;
 const PROVIDERS: &[(&str, Provider)] = &[("aws", Provider::Aws)];
 const ACTIONS: &[(&str, Action)] = &[("deny", Action::Deny), ("allow", Action::Allow)];
 
-/// Every table and its keys; the first is the top of the file.
-const TABLES: &[(&str, &[&str])] = &[
-    ("", &["schema", "user", "witness_user", "provider"]),
-    ("listen", &["port"]),
-    (
-        "rules",
-        &["backend", "egress_deny", "mark", "listener_mark", "mask"],
+/// What a config file may say.
+pub const KEYS: &[Key] = &[
+    Key::new("schema", Shape::Integer(1, 1), "The version of this form"),
+    Key::new(
+        "user",
+        ACCOUNT,
+        "The daemon runs as this account; the kernel rules exempt its uid alone",
     ),
-    ("upstream", &["addresses", "connect_timeout", "timeout"]),
-    ("policy", &["mode", "default", "directories", "watch"]),
-    ("tokens", &["mode"]),
-    ("audit", &["file", "on_failure"]),
-    ("control", &["socket", "own_verdict"]),
-    ("state", &["directory"]),
-    ("memory", &["enabled"]),
-    (
+    Key::new(
+        "witness_user",
+        ACCOUNT,
+        "The account of the helper that finds out who holds a socket",
+    ),
+    Key::new(
+        "provider",
+        Shape::Word(&["aws"]),
+        "Which metadata service stands behind the firewall",
+    ),
+    Key::new(
+        "listen",
+        Shape::Table(LISTEN),
+        "Where redirected connections arrive",
+    ),
+    Key::new("rules", Shape::Table(RULES), "The kernel rules"),
+    Key::new("upstream", Shape::Table(UPSTREAM), "The metadata service"),
+    Key::new("policy", Shape::Table(POLICY), "Who may read what"),
+    Key::new("tokens", Shape::Table(TOKENS), "IMDSv2 tokens"),
+    Key::new("audit", Shape::Table(AUDIT), "The audit log"),
+    Key::new(
+        "control",
+        Shape::Table(CONTROL),
+        "Root's way to talk to the daemon",
+    ),
+    Key::new("state", Shape::Table(STATE), "What must outlive the daemon"),
+    Key::new(
+        "memory",
+        Shape::Table(MEMORY),
+        "Answers that are given again",
+    ),
+    Key::new(
         "limits",
-        &[
-            "enabled",
-            "connections",
-            "new_connections_per_second",
-            "tokens_per_minute",
-            "denials_recorded_per_second",
-            "host_upstream_requests_per_second",
-        ],
+        Shape::Table(LIMITS),
+        "What one uid may take, unless the name says host",
     ),
 ];
+const LISTEN: &[Key] = &[Key::new(
+    "port",
+    Shape::Integer(1, 65535),
+    "On 127.0.0.1 and [::1]; below 1024, so that no user can take it",
+)];
+const RULES: &[Key] = &[
+    Key::new(
+        "backend",
+        Shape::Word(&["auto", "nft", "iptables", "iptables-legacy"]),
+        "What loads them; auto: what the machine has, nft first",
+    ),
+    Key::new(
+        "egress_deny",
+        Shape::Boolean,
+        "Whether the watcher denies everybody but the daemon the metadata addresses by a table that a flush passes by",
+    ),
+    Key::new("mark", COUNT, "Of the daemon's own connections"),
+    Key::new("listener_mark", COUNT, "Of the daemon's listeners"),
+    Key::new("mask", COUNT, "The bits of marks that are ours"),
+];
+const UPSTREAM: &[Key] = &[
+    Key::new(
+        "addresses",
+        Shape::List(1, &Shape::Text(":[0-9]+$")),
+        "One IPv4 and one IPv6, with port; one that is left out is closed to everybody",
+    ),
+    Key::new("connect_timeout", DURATION, "To establish a connection"),
+    Key::new(
+        "timeout",
+        DURATION,
+        "From the request to the last byte of the answer",
+    ),
+];
+const POLICY: &[Key] = &[
+    Key::new(
+        "mode",
+        Shape::Word(&["enforce", "observe"]),
+        "observe answers everyone as the service would, and records the verdict",
+    ),
+    Key::new("default", ACTION, "What holds where no rule matches"),
+    Key::new(
+        "directories",
+        Shape::List(1, &PATH),
+        "Where policy files stand; the same name in a later one replaces the earlier file",
+    ),
+    Key::new(
+        "watch",
+        Shape::Boolean,
+        "Take changed files without being told",
+    ),
+    Key::new(
+        "hide_denied",
+        Shape::Boolean,
+        "Leave out of listings what the caller may not read",
+    ),
+];
+const TOKENS: &[Key] = &[Key::new(
+    "mode",
+    Shape::Word(&["bound", "relay"]),
+    "bound: minted here, worthless to any other uid; relay: the service's own",
+)];
+const AUDIT: &[Key] = &[
+    Key::new("file", PATH, "One JSON object per line"),
+    Key::new(
+        "on_failure",
+        ACTION,
+        "What credentials and secrets get while their record cannot be written",
+    ),
+];
+const CONTROL: &[Key] = &[
+    Key::new("socket", PATH, "Where root talks to the daemon"),
+    Key::new(
+        "own_verdict",
+        Shape::Boolean,
+        "Whether any user may ask the daemon what it would say to them",
+    ),
+];
+const STATE: &[Key] = &[Key::new("directory", PATH, "Never beside the log")];
+const MEMORY: &[Key] = &[Key::new(
+    "enabled",
+    Shape::Boolean,
+    "Whether what holds is asked of the service once",
+)];
+const LIMITS: &[Key] = &[
+    Key::new("enabled", Shape::Boolean, "One switch for all of them"),
+    Key::new("connections", COUNT, "Open at once"),
+    Key::new(
+        "new_connections_per_second",
+        COUNT,
+        "With bursts of ten times that",
+    ),
+    Key::new("tokens_per_minute", COUNT, "Minted"),
+    Key::new(
+        "denials_recorded_per_second",
+        COUNT,
+        "Above it, summaries that carry counts",
+    ),
+    Key::new(
+        "host_upstream_requests_per_second",
+        COUNT,
+        "Of all users together, in turns; a tenth is kept for root",
+    ),
+];
+const ACCOUNT: Shape = Shape::Text("^[^:\\s]+$");
+const PATH: Shape = Shape::Text("^/");
+const ACTION: Shape = Shape::Word(&["deny", "allow"]);
+const DURATION: Shape = Shape::Text("^0*[1-9][0-9]*(ms|s|m|h)$");
+const COUNT: Shape = Shape::Integer(1, u32::MAX);
 
 impl Config {
     /// Reads `path`, then `*.toml` in the directory `path` + `.d`. At the
@@ -134,9 +261,7 @@ struct Reader<'f> {
 
 impl Reader<'_> {
     fn file(&mut self, file: &Table, config: &mut Config, addresses: &mut Option<Vec<SocketAddr>>) {
-        let sections = TABLES.iter().map(|(name, _)| *name).skip(1);
-        let known: Vec<_> = keys_of("").iter().copied().chain(sections).collect();
-        file.refuse_unknown_of(&known, TABLES, self.found);
+        file.refuse_unknown_of(KEYS, KEYS, self.found);
         file.check_schema(self.found);
         self.set(file, "user", &mut config.user, Self::account);
         self.set(
@@ -179,6 +304,12 @@ impl Reader<'_> {
                 Self::directories,
             );
             self.set(&table, "watch", &mut policy.watch, Self::boolean);
+            self.set(
+                &table,
+                "hide_denied",
+                &mut policy.hide_denied,
+                Self::boolean,
+            );
         }
         if let Some(table) = self.section(file, "tokens") {
             self.set(&table, "mode", &mut config.tokens, |reader, node| {
@@ -264,7 +395,7 @@ impl Reader<'_> {
     fn section<'a>(&mut self, file: &Table<'a>, name: &str) -> Option<Table<'a>> {
         let expected = format!("expected the table [{name}]");
         let table = file.get(name)?.table(&expected, self.found)?;
-        table.refuse_unknown_of(keys_of(name), TABLES, self.found);
+        table.refuse_unknown_of(keys_of(name), KEYS, self.found);
         Some(table)
     }
 
@@ -397,9 +528,11 @@ impl Reader<'_> {
     }
 }
 
-fn keys_of(table: &str) -> &'static [&'static str] {
-    let found = TABLES.iter().find(|(name, _)| *name == table);
-    found.map_or(&[], |(_, keys)| keys)
+fn keys_of(table: &str) -> &'static [Key] {
+    match KEYS.iter().find(|it| it.name == table).map(|it| it.shape) {
+        Some(Shape::Table(keys)) => keys,
+        _ => &[],
+    }
 }
 
 /// A whole number and its unit: `ms`, `s`, `m` or `h`.

@@ -26,6 +26,13 @@ pub fn load_policy(config: &Config, found: &mut Diagnostics) -> Option<LoadedPol
     Some(LoadedPolicy { policy, sources })
 }
 
+/// The policy that was called by this hash, where it is still known: it is
+/// what the files on disk say now.
+pub fn policy_by_hash(config: &Config, hash: &str) -> Option<Policy> {
+    let now = load_policy(config, &mut Diagnostics::new())?.policy;
+    (**now.hash() == *hash).then_some(now)
+}
+
 /// Every policy file in force, ordered by file name: the same name in a later
 /// directory replaces the earlier file. What is wrong is recorded; files are
 /// then missing here, and the same `found` keeps a policy from being made of

@@ -27,6 +27,7 @@ use crate::config::{Action, Config, LoadedPolicy, load_policy};
 use crate::diagnose::{Diagnostics, Source, Style};
 use crate::ids::Uid;
 use crate::policy::Policy;
+use crate::policy::Query;
 use crate::request::{CanonicalPath, ReadMethod};
 use crate::token::TokenKey;
 use crate::utc;
@@ -578,7 +579,10 @@ impl Desk {
         };
         let subject = self.callers.subject(uid).await;
         let orders = self.standing.orders();
-        let judged = orders.judge(&subject, &path, ReadMethod::Get, TokenState::Good(1));
+        let judged = orders.judge(
+            &Query::new(&subject, ReadMethod::Get, &path),
+            TokenState::Good(1),
+        );
         let passes = matches!(judged.outcome, crate::authorize::Outcome::Forward(_));
         Reply::Verdict(Judged {
             verdict: if passes { Action::Allow } else { Action::Deny },

@@ -18,9 +18,8 @@ use crate::authorize::{Judgement, Outcome, TokenState, Withheld, judge, judge_by
 use crate::config::{Action, Mode};
 use crate::diagnose::{Diagnostics, Source};
 use crate::ids::Uid;
-use crate::policy::{Policy, Subject, Verdict};
+use crate::policy::{Policy, Query, Verdict};
 use crate::provider::{Class, Provider};
-use crate::request::{CanonicalPath, ReadMethod};
 use crate::token::{Moment, TokenKey};
 use crate::utc;
 
@@ -155,48 +154,51 @@ impl Orders {
     }
 
     /// What the policy says, and the grants that have not ended.
-    pub fn decide(&self, subject: &Subject, path: &CanonicalPath) -> Verdict {
-        let verdict = self.policy.decide(subject, path);
+    pub fn decide(&self, query: &Query<'_>) -> Verdict {
+        let verdict = self.policy.decide(query);
         match self.grant_of(verdict.rule()) {
-            Some(grant) if grant.has_ended() => self.base.decide(subject, path),
+            Some(grant) if grant.has_ended() => self.base.decide(query),
             _ => verdict,
         }
     }
 
+    /// Whether the token gate refuses such a read, whatever the rules say.
+    pub fn refuse(&self, token: &TokenState) -> bool {
+        !self.is_bypassed() && token.is_refused(self.mode, &self.policy)
+    }
+
     /// What becomes of a read: by verdict and token, the mode, a bypass, and a
     /// lockdown, which holds whatever the others say.
-    pub fn judge(
-        &self,
-        subject: &Subject,
-        path: &CanonicalPath,
-        method: ReadMethod,
-        token: TokenState,
-    ) -> Judgement {
-        let verdict = self.decide(subject, path);
+    pub fn judge(&self, query: &Query<'_>, token: TokenState) -> Judgement {
+        let verdict = self.decide(query);
         let mut judged = match self.is_bypassed() {
-            true => judge_bypassed(verdict, method, token),
-            false => judge(verdict, method, token, self.mode),
+            true => judge_bypassed(verdict, query.method, token),
+            false => judge(verdict, query.method, token, self.mode),
         };
-        if path.class() == Class::Credentials
+        if query.path.class() == Class::Credentials
             && matches!(judged.outcome, Outcome::Forward(_))
-            && self.locks(subject, path)
+            && self.locks(query)
         {
             judged.reason = Reason::Lockdown;
             judged.detail = None;
             judged.outcome = Outcome::Refuse(403);
         }
+        judged
+    }
+
+    /// Counts what a grant let through.
+    pub fn count_use(&self, judged: &Judgement) {
         if matches!(judged.outcome, Outcome::Forward(_))
             && let Some(grant) = self.grant_of(judged.rule.as_ref())
         {
             grant.uses.fetch_add(1, Ordering::Relaxed);
         }
-        judged
     }
 
     /// Whether a lockdown keeps credentials from them.
-    pub fn locks(&self, subject: &Subject, path: &CanonicalPath) -> bool {
+    pub fn locks(&self, query: &Query<'_>) -> bool {
         let lockdown = self.lockdown.as_ref();
-        lockdown.is_some_and(|lockdown| !lockdown.exempts(subject, path))
+        lockdown.is_some_and(|lockdown| !lockdown.exempts(query))
     }
 
     /// Why what these orders let through may not leave any more, `now` being
@@ -204,8 +206,7 @@ impl Orders {
     pub fn recalled_by(
         &self,
         now: &Self,
-        subject: &Subject,
-        path: &CanonicalPath,
+        query: &Query<'_>,
         class: Option<Class>,
         judged: &Judgement,
     ) -> Option<Withheld> {
@@ -218,7 +219,7 @@ impl Orders {
             && now
                 .lockdown
                 .as_ref()
-                .is_some_and(|it| is_new(it) || !it.exempts(subject, path))
+                .is_some_and(|it| is_new(it) || !it.exempts(query))
         {
             return Some(Withheld::lockdown());
         }
@@ -227,7 +228,7 @@ impl Orders {
         if stands || now.mode == Mode::Observe || now.is_bypassed() {
             return None;
         }
-        Withheld::at_the_end_of_a_grant(&now.decide(subject, path))
+        Withheld::at_the_end_of_a_grant(&now.decide(query))
     }
 
     /// Whether what is found of the holders of a connection holds, and if it
@@ -378,9 +379,9 @@ impl Lockdown {
     }
 
     /// Names that cannot be looked up exempt nobody.
-    fn exempts(&self, subject: &Subject, path: &CanonicalPath) -> bool {
+    fn exempts(&self, query: &Query<'_>) -> bool {
         let exempt = self.exempt.as_ref();
-        exempt.is_some_and(|it| it.decide(subject, path).action() == Action::Allow)
+        exempt.is_some_and(|it| it.decide(query).action() == Action::Allow)
     }
 }
 

@@ -5,6 +5,7 @@
 //! file may reach a terminal as a control character.
 
 mod render;
+pub mod schema;
 mod source;
 mod suggest;
 pub mod toml;

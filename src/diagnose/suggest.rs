@@ -9,7 +9,10 @@ pub fn did_you_mean<'a>(
     let limit = (word.chars().count() / 3).max(1);
     candidates
         .into_iter()
-        .map(|candidate| (strsim::osa_distance(word, candidate), candidate))
+        .map(|candidate| match candidate.eq_ignore_ascii_case(word) {
+            true => (0, candidate),
+            false => (strsim::osa_distance(word, candidate), candidate),
+        })
         .filter(|(distance, _)| *distance <= limit)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
@@ -24,6 +27,7 @@ mod tests {
         let classes = ["credentials", "secrets", "routine"];
         assert_eq!(did_you_mean("credentails", classes), Some("credentials"));
         assert_eq!(did_you_mean("rutine", classes), Some("routine"));
+        assert_eq!(did_you_mean("ROUTINE", classes), Some("routine"));
         assert_eq!(did_you_mean("everything", classes), None);
     }
 }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::unclosed::{lone_header, unclosed_before};
+use super::schema::{Key, Shape};
+use super::unclosed::{header_at, lone_header, unclosed_before};
 use super::{Diagnostics, Place, Source, did_you_mean};
 
 /// The tree of a file, or `None` where its syntax is broken: guesses at what
@@ -40,6 +41,18 @@ pub fn parse<'a>(source: &'a Arc<Source>, found: &mut Diagnostics) -> Option<Spa
                 Place::new(source, header),
                 format!("[{name}] is one table, but there are several"),
                 format!("expected [[{name}]], in double brackets"),
+            );
+            return None;
+        }
+        if error.message() == "duplicate key"
+            && let Some((header, name)) = header_at(text, span.start)
+        {
+            found.error(
+                Place::new(source, header),
+                format!("[{name}] stands here a second time"),
+                format!(
+                    "expected [[{name}]], in double brackets, each time, where several are meant"
+                ),
             );
             return None;
         }
@@ -109,35 +122,24 @@ impl<'a> Table<'a> {
     }
 
     /// Refuses every key that `known` does not list.
-    pub fn refuse_unknown(&self, known: &[&str], found: &mut Diagnostics) {
+    pub fn refuse_unknown(&self, known: &[Key], found: &mut Diagnostics) {
         self.refuse_unknown_of(known, &[], found);
     }
 
     /// The same where the file has other tables, of which one may be meant:
-    /// `tables` are their names (empty for the top of the file) and keys.
-    pub fn refuse_unknown_of(
-        &self,
-        known: &[&str],
-        tables: &[(&str, &[&str])],
-        found: &mut Diagnostics,
-    ) {
+    /// `file` is what may stand at its top.
+    pub fn refuse_unknown_of(&self, known: &[Key], file: &[Key], found: &mut Diagnostics) {
         for (key, place, _) in self.entries() {
-            if known.contains(&key) {
+            if known.iter().any(|it| it.name == key) {
                 continue;
             }
-            let expected = format!("expected one of {}", known.join(", "));
+            let names: Vec<_> = known.iter().map(|it| it.name).collect();
+            let expected = format!("expected one of {}", names.join(", "));
             let finding = found.error(place, format!("unknown key `{key}`"), expected);
-            let homes: Vec<_> = tables
-                .iter()
-                .filter(|(_, keys)| keys.contains(&key))
-                .map(|(table, _)| match *table {
-                    "" => "at the top, before the first [table]".to_owned(),
-                    table => format!("under [{table}]"),
-                })
-                .collect();
+            let homes: Vec<_> = file.iter().filter_map(|it| it.home_of(key)).collect();
             if !homes.is_empty() {
                 finding.help(format!("`{key}` belongs {}", homes.join(" or ")));
-            } else if let Some(meant) = did_you_mean(key, known.iter().copied()) {
+            } else if let Some(meant) = did_you_mean(key, names) {
                 finding.help(format!("did you mean `{meant}`?"));
             }
         }
@@ -146,7 +148,25 @@ impl<'a> Table<'a> {
     /// `schema`, of which only 1 is known; a file without it is of that one.
     pub fn check_schema(&self, found: &mut Diagnostics) {
         if let Some(schema) = self.get("schema") {
-            schema.integer(1..=1, "expected 1, the only schema known", found);
+            schema.integer(
+                1..=1,
+                "expected 1, without quotes: the only schema known",
+                found,
+            );
+        }
+    }
+}
+
+impl Key {
+    /// Where a key belongs that is this one, or stands in the table that this
+    /// one is.
+    fn home_of(&self, key: &str) -> Option<String> {
+        match self.shape {
+            Shape::Table(keys) if keys.iter().any(|it| it.name == key) => {
+                Some(format!("under [{}]", self.name))
+            }
+            Shape::Table(_) => None,
+            _ => (self.name == key).then(|| "at the top, before the first [table]".to_owned()),
         }
     }
 }

@@ -38,6 +38,15 @@ pub(super) fn lone_header(text: &str, error: usize) -> Option<(Range<usize>, &st
     Some((at..at + header.len(), name))
 }
 
+/// The `[name]` whose name is at `error`, and the name.
+pub(super) fn header_at(text: &str, error: usize) -> Option<(Range<usize>, &str)> {
+    let start = error.checked_sub(1)?;
+    let (name, _) = text.get(start..)?.strip_prefix('[')?.split_once(']')?;
+    let before = text.get(..start)?;
+    let is_line = before.is_empty() || before.ends_with('\n');
+    is_line.then(|| (start..error + name.len() + 1, name))
+}
+
 /// Where the last bracket of a value opens that is not closed by the end.
 fn innermost_open(text: &str) -> Option<usize> {
     let mut open = Vec::new();
@@ -123,5 +132,7 @@ mod tests {
         let error = text.rfind("rule").unwrap();
         assert_eq!(lone_header(text, error), Some((9..15, "rule")));
         assert_eq!(lone_header("[rule]\n[rule]\n", 8), None);
+        assert_eq!(header_at("[rule]\n[rule]\n", 8), Some((7..13, "rule")));
+        assert_eq!(header_at("a = [rule]\n", 5), None);
     }
 }

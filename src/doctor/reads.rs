@@ -10,7 +10,7 @@ use crate::authorize::{Outcome, TokenState, judge};
 use crate::caller::accounts;
 use crate::config::{Config, Mode};
 use crate::ids::{Gid, MetadataAddr, Uid};
-use crate::policy::{Account, Policy, Subject};
+use crate::policy::{Account, Policy, Query, Subject, Unknown};
 use crate::request::{CanonicalPath, ReadMethod};
 
 /// Tried in this order for one that is allowed and one that is not. The role
@@ -96,8 +96,14 @@ impl Reader<'_> {
             let Ok(canonical) = CanonicalPath::parse(config.provider, path.as_bytes()) else {
                 continue;
             };
+            let query = Query::new(self.subject, ReadMethod::Get, &canonical);
+            // Which unit and program it asks from, it does not predict.
+            let is_elsewhere = |it: &Unknown| it.unit || it.holder.is_some();
+            if policy.decide(&query).unknown().is_some_and(is_elsewhere) {
+                continue;
+            }
             let decide = |token| {
-                let verdict = policy.decide(self.subject, &canonical);
+                let verdict = policy.decide(&query);
                 judge(verdict, ReadMethod::Get, token, self.mode).outcome
             };
             let expected = decide(TokenState::Good(1));
@@ -115,7 +121,7 @@ impl Reader<'_> {
         let Ok(canonical) = CanonicalPath::parse(config.provider, path.as_bytes()) else {
             return;
         };
-        let verdict = policy.decide(self.subject, &canonical);
+        let verdict = policy.decide(&Query::new(self.subject, ReadMethod::Get, &canonical));
         let expected = judge(verdict, ReadMethod::Get, TokenState::Missing, self.mode).outcome;
         let answer = http::get(self.ids, self.to, path, None);
         self.compare("tokenless", path, &expected, answer, reads);

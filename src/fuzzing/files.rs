@@ -9,9 +9,12 @@ use crate::audit::repair;
 use crate::config::Config;
 use crate::diagnose::{Diagnostics, Source, Style};
 use crate::ids::{Gid, Uid};
-use crate::policy::{Account, AccountFacts, Action, Draft, Group, Name, Policy, Subject, Why};
+use crate::policy::{
+    Account, AccountFacts, Action, Draft, Group, Login, Name, Origin, Policy, Program, Query,
+    Subject, Unit, Why,
+};
 use crate::provider::Provider;
-use crate::request::CanonicalPath;
+use crate::request::{CanonicalPath, ReadMethod};
 
 /// Of a policy with very many names.
 const ACCOUNTS_MAX: usize = 64;
@@ -60,18 +63,34 @@ fn parse(text: &str, found: &mut Diagnostics) -> Option<(Policy, Vec<Name>)> {
 
 fn judge(policy: &Policy, names: &[Name], uid: Uid, path: &CanonicalPath) {
     let subject = |account| Subject { uid, account };
-    let unknown = policy.decide(&subject(Account::Undecidable), path);
+    let unknown = subject(Account::Undecidable);
+    let unknown = policy.decide(&Query::new(&unknown, ReadMethod::Get, path));
+    // Who could be behind the uid, in no unit and at home in no program.
+    let origin = Origin {
+        unit: Unit::Outside,
+        holders: Ok(vec![Program {
+            exe: Some("/".into()),
+            login: Login::Nobody,
+        }]),
+    };
     let nobody = account("nobody-has-this-name", vec![]);
     let named = names.iter().map(|name| match name {
         Name::User(user) => account(user, vec![]),
         Name::Group(group) => account("nobody-has-this-name", vec![(4100, Some(group))]),
         Name::Gid(gid) => account("nobody-has-this-name", vec![(gid.0, None)]),
+        Name::Unit(_) | Name::Exe(_) | Name::Login(_) => account("nobody-has-this-name", vec![]),
     });
     for account in named.chain([nobody]).take(ACCOUNTS_MAX) {
         let subject = subject(Account::Known(account));
-        let verdict = policy.decide(&subject, path);
+        let query = Query {
+            subject: &subject,
+            origin: &origin,
+            method: ReadMethod::Get,
+            path,
+        };
+        let verdict = policy.decide(&query);
         let decides = policy
-            .trace(&subject, path)
+            .trace(&query)
             .into_iter()
             .find(|step| step.why == Why::Decides);
         assert_eq!(

@@ -1,10 +1,10 @@
-//! First match wins; where names are unknown, every way they could be counts.
+//! First match wins; where something about the caller is unknown, every way it
+//! could be counts.
 
 use super::index::Candidates;
-use super::names::{Asker, Holdings, NameId, Names};
+use super::names::{Asker, Holdings, Name, NameId, Names};
 use super::rule::{JudgedPath, Rule, Status};
-use super::{Action, DenyCause, Policy, Subject, Verdict};
-use crate::request::CanonicalPath;
+use super::{Account, Action, DenyCause, Login, Obscured, Policy, Query, Unknown, Verdict};
 
 /// How many principals are held against a caller of unknown names before the
 /// verdict is given up, which denies. People's policies take some dozens, ten
@@ -19,36 +19,41 @@ pub(super) struct Decision<'p> {
 }
 
 impl Policy {
-    /// What the policy says of `subject` reading `path`.
+    /// What the policy says of a request. The one place where that is said: to
+    /// the daemon, to whoever predicts it, and to tests.
     ///
-    /// Where the account is undecidable, the verdict is what all the names
-    /// that the caller could have agree on, and a denial where they do not.
-    pub fn decide(&self, subject: &Subject, path: &CanonicalPath) -> Verdict {
-        self.judge(subject, path).verdict
+    /// Where something about the caller is unknown, the verdict is what every
+    /// way it could be agrees on, and a denial where they do not.
+    pub fn decide(&self, query: &Query) -> Verdict {
+        self.judge(query).verdict
     }
 
-    pub(super) fn judge(&self, subject: &Subject, path: &CanonicalPath) -> Decision<'_> {
-        let asker = Asker::new(subject, &self.names);
-        let path = JudgedPath::new(path);
-        let candidates = self.index.candidates(&asker, &path);
-        match asker.holds {
-            Holdings::Known(_) => {
-                let rule = self
-                    .rules_at(candidates)
-                    .find(|rule| rule.status(&asker, &path, &self.names) == Status::Decides);
+    pub(super) fn judge(&self, query: &Query) -> Decision<'_> {
+        let asker = Asker::new(query, &self.names);
+        let path = JudgedPath::new(query);
+        if matches!(asker.holds, Holdings::Known(_)) {
+            let mut is_known = true;
+            let mut candidates = self.rules_at(self.index.candidates(&asker, &path));
+            let rule = candidates.find(|rule| {
+                let status = rule.status(&asker, &path, &self.names);
+                is_known = !matches!(status, Status::Undecidable(_));
+                !is_known || status == Status::Decides
+            });
+            if is_known {
                 let mut outcomes = Outcomes::default();
                 outcomes.add(self, rule);
-                outcomes.decision(self, rule)
+                return outcomes.decision(self, rule);
             }
-            Holdings::Undecidable(_) => self.judge_every_way(asker, &path, candidates),
         }
+        let candidates = self.index.candidates(&asker, &path);
+        self.judge_every_way(asker, &path, candidates)
     }
 
     fn rules_at<'p>(&'p self, at: Candidates<'p>) -> impl Iterator<Item = &'p Rule> {
         at.filter_map(|at| self.rules.get(at))
     }
 
-    /// Follows the rules down each way that unknown names could turn out. A
+    /// Follows the rules down each way that what is unknown could turn out. A
     /// rule that hangs on a name parts the way in two: held, and not held.
     fn judge_every_way<'p>(
         &'p self,
@@ -91,6 +96,7 @@ impl Policy {
                 match rule.status(&asker, path, &self.names) {
                     Status::Decides => break Some(rule),
                     Status::Undecidable(name) => {
+                        outcomes.hang_on(&asker, name, &self.names);
                         asker.suppose(name, true, &self.names);
                         if rule.status(&asker, path, &self.names) == Status::Decides {
                             outcomes.add(self, Some(rule));
@@ -114,11 +120,16 @@ impl Policy {
     }
 }
 
-impl Asker {
+impl Asker<'_> {
     fn suppose(&mut self, name: NameId, holds: bool, names: &Names) {
-        if let Holdings::Undecidable(assumed) = &mut self.holds {
-            assumed.suppose(name, holds, names);
-        }
+        self.assumed.suppose(name, holds, names);
+    }
+
+    fn login_without_names(&self) -> bool {
+        let logins = self.origin.holders.iter().flatten().map(|it| &it.login);
+        logins.into_iter().any(
+            |login| matches!(login, Login::As(subject) if subject.account == Account::Undecidable),
+        )
     }
 }
 
@@ -131,9 +142,25 @@ struct Outcomes {
     without_imdsv1: bool,
     /// A denying way that holds also in observe.
     enforced: bool,
+    /// What the ways differ by.
+    unknown: Unknown,
 }
 
 impl Outcomes {
+    fn hang_on(&mut self, asker: &Asker, name: NameId, names: &Names) {
+        match names.get(name) {
+            Some(Name::Unit(_)) => self.unknown.unit = true,
+            Some(Name::Exe(_)) => self.hang_on_holders(asker),
+            Some(Name::Login(_)) if !asker.login_without_names() => self.hang_on_holders(asker),
+            _ => self.unknown.account = true,
+        }
+    }
+
+    fn hang_on_holders(&mut self, asker: &Asker) {
+        let why = asker.origin.holders.as_ref().err().copied();
+        self.unknown.holder = Some(why.unwrap_or(Obscured::Differ));
+    }
+
     /// Adds where one way ended: at a rule, or at the default.
     fn add(&mut self, policy: &Policy, rule: Option<&Rule>) {
         match rule.map_or(policy.default, |rule| rule.action) {
@@ -185,7 +212,7 @@ impl Outcomes {
         if self.allowed && self.denied {
             return Decision {
                 verdict: Verdict::Deny {
-                    cause: DenyCause::AccountUnknown,
+                    cause: DenyCause::Unknown(self.unknown),
                     enforce: self.enforced,
                 },
                 rule: None,

@@ -3,14 +3,37 @@
 use std::sync::Arc;
 
 use super::index::Index;
-use super::rules::RuleReader;
-use super::sets::Sets;
-use super::{Action, Case, Name, Policy, Proof, hash, warn};
+use super::rules::{self, RuleReader};
+use super::sets::{ITEM, Sets};
+use super::{Action, Case, Name, Policy, Proof, hash, proof, warn};
+use crate::diagnose::schema::{Key, Shape};
 use crate::diagnose::toml::Table;
 use crate::diagnose::{Diagnostics, Place, Source, toml};
 use crate::provider::Provider;
 
-const KEYS: &[&str] = &["schema", "paths", "rule", "test"];
+/// What a policy file may say.
+pub const KEYS: &[Key] = &[
+    Key::new(
+        "schema",
+        Shape::Integer(1, 1),
+        "The version of this language",
+    ),
+    Key::new(
+        "paths",
+        Shape::Names("^[A-Za-z0-9_-]+$", &Shape::List(1, &ITEM)),
+        "Named sets of paths, used as @name",
+    ),
+    Key::new(
+        "rule",
+        Shape::Tables(rules::KEYS),
+        "The first that matches decides",
+    ),
+    Key::new(
+        "test",
+        Shape::Tables(proof::KEYS),
+        "What must hold, or the policy is refused",
+    ),
+];
 
 /// A policy without errors whose tests have yet to run.
 #[derive(Debug)]

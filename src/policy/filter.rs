@@ -1,7 +1,6 @@
 //! Paths as a policy writes them, for those who look for requests.
 
 use super::pattern::Pattern;
-use super::rule::JudgedPath;
 use crate::provider::{Class, Provider};
 use crate::request::CanonicalPath;
 
@@ -47,7 +46,7 @@ impl PathFilter {
 
     /// Whether the path is among them.
     pub fn covers(&self, path: &CanonicalPath) -> bool {
-        let path = JudgedPath::new(path);
-        self.class == Some(path.class) || self.patterns.iter().any(|it| it.matches(&path.segments))
+        let segments: Vec<_> = path.segments().collect();
+        self.class == Some(path.class()) || self.patterns.iter().any(|it| it.matches(&segments))
     }
 }

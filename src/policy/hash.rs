@@ -2,11 +2,12 @@
 
 use std::fmt::Write;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::Action;
 use super::names::Names;
+use super::narrow::{Condition, Methods};
 use super::principal::Principal;
 use super::rule::Rule;
 use crate::provider::Provider;
@@ -18,7 +19,7 @@ pub(super) fn hash(rules: &[Rule], names: &Names, provider: Provider, default: A
     let rules: Vec<_> = rules
         .iter()
         .map(|rule| {
-            json!({
+            let mut meaning = json!({
                 "name": *rule.name,
                 "action": rule.action,
                 "who": principals(&rule.who, names),
@@ -27,7 +28,14 @@ pub(super) fn hash(rules: &[Rule], names: &Names, provider: Provider, default: A
                 "patterns": rule.paths.patterns().map(ToString::to_string).collect::<Vec<_>>(),
                 "imdsv1": rule.imdsv1,
                 "enforce": rule.enforce,
-            })
+            });
+            // Left out where there is none, so that policies without are called
+            // as they were before there were any.
+            let is_narrowed = rule.narrow.is_some() || rule.methods != Methods::ALL;
+            if let (Value::Object(meaning), true) = (&mut meaning, is_narrowed) {
+                meaning.extend(narrowed(rule));
+            }
+            meaning
         })
         .collect();
     let meaning = json!({
@@ -43,6 +51,30 @@ pub(super) fn hash(rules: &[Rule], names: &Names, provider: Provider, default: A
         let _ = write!(out, "{byte:02x}");
     }
     out
+}
+
+fn narrowed(rule: &Rule) -> impl Iterator<Item = (String, Value)> {
+    let methods = (rule.methods != Methods::ALL).then(|| vec![rule.methods.to_string()]);
+    let narrow = rule.narrow.as_deref();
+    let texts = |list: Option<Vec<String>>| {
+        list.filter(|list| !list.is_empty()).map(|mut list| {
+            list.sort();
+            list.dedup();
+            list
+        })
+    };
+    [
+        ("methods", methods),
+        ("unit", texts(narrow.map(|it| all(&it.unit)))),
+        ("exe", texts(narrow.map(|it| all(&it.exe)))),
+        ("loginuid", texts(narrow.map(|it| all(&it.loginuid)))),
+    ]
+    .into_iter()
+    .filter_map(|(key, list)| Some((key.to_owned(), list?.into())))
+}
+
+fn all<T: ToString>(conditions: &[Condition<T>]) -> Vec<String> {
+    conditions.iter().map(|it| it.test.to_string()).collect()
 }
 
 /// Sorted: their order means nothing.

@@ -2,7 +2,8 @@
 //! time of a verdict does not grow with rules about other callers and paths.
 //!
 //! An index may only leave out rules that would not match; whether one does
-//! match is for [`Rule::status`] alone to say.
+//! match is for [`Rule::status`] alone to say. It goes by `who` and `paths`:
+//! what narrows a rule further is left to that.
 
 use std::collections::HashMap;
 
@@ -65,7 +66,7 @@ impl Index {
         let mut lists = Vec::new();
         self.wide.find(path, &mut lists);
         match &asker.holds {
-            Holdings::Undecidable(_) => self.named.find(path, &mut lists),
+            Holdings::Undecidable => self.named.find(path, &mut lists),
             Holdings::Known(names) => {
                 lists.extend(self.by_uid.get(&asker.uid).map(Vec::as_slice));
                 lists.extend(

@@ -9,6 +9,7 @@ mod filter;
 mod hash;
 mod index;
 mod names;
+mod narrow;
 mod pattern;
 mod principal;
 mod proof;
@@ -25,13 +26,15 @@ mod tests;
 
 use std::sync::Arc;
 
-pub use draft::Draft;
+pub use draft::{Draft, KEYS};
 pub use filter::PathFilter;
 pub use names::Name;
 pub use proof::{Case, Proof};
-pub use subject::{Account, AccountFacts, Group, Subject};
+pub use subject::{
+    Account, AccountFacts, Group, Login, Obscured, Origin, Program, Query, Subject, Unit,
+};
 pub use trace::{Step, Why};
-pub use verdict::{Action, DenyCause, Verdict};
+pub use verdict::{Action, DenyCause, Unknown, Verdict};
 
 use crate::diagnose::{Diagnostics, Place, Source};
 use crate::provider::Provider;
@@ -92,6 +95,11 @@ impl Policy {
     /// Whether the default alone decides.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
+    }
+
+    /// Whether any rule lets requests without a token pass.
+    pub fn bridges_imdsv1(&self) -> bool {
+        self.rules.iter().any(|rule| rule.imdsv1)
     }
 
     /// Where the rule of that name stands.

@@ -1,13 +1,15 @@
-//! The names that a policy speaks of, and which of them a caller holds.
+//! The names that a policy speaks of, and which of them a caller holds; and
+//! the other conditions whose truth may not be known, by the same numbers.
 
 use std::collections::HashMap;
 use std::fmt;
 
-use super::{Account, Subject};
+use super::{Account, Origin, Query};
 use crate::diagnose::Place;
 use crate::ids::{Gid, Uid};
 
-/// What only NSS can say whether a caller holds it.
+/// What has to be found out of a caller: by NSS, by the caller's cgroup, or by
+/// the witness.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Name {
     /// `user:NAME`; never root, which is uid 0 by definition.
@@ -16,6 +18,12 @@ pub enum Name {
     Group(String),
     /// `gid:N`.
     Gid(Gid),
+    /// A pattern of `unit`.
+    Unit(String),
+    /// A pattern of `exe`.
+    Exe(String),
+    /// A principal of `loginuid`.
+    Login(String),
 }
 
 impl fmt::Display for Name {
@@ -24,6 +32,9 @@ impl fmt::Display for Name {
             Self::User(name) => write!(f, "user:{name}"),
             Self::Group(name) => write!(f, "group:{name}"),
             Self::Gid(gid) => write!(f, "gid:{gid}"),
+            Self::Unit(unit) => write!(f, "unit {unit}"),
+            Self::Exe(exe) => write!(f, "exe {exe}"),
+            Self::Login(login) => write!(f, "loginuid {login}"),
         }
     }
 }
@@ -45,6 +56,7 @@ pub(super) struct Names {
     users: HashMap<String, NameId>,
     groups: HashMap<String, NameId>,
     gids: HashMap<Gid, NameId>,
+    conditions: HashMap<Name, NameId>,
 }
 
 impl Names {
@@ -54,6 +66,9 @@ impl Names {
             Name::User(user) => self.users.entry(user.clone()).or_insert(next),
             Name::Group(group) => self.groups.entry(group.clone()).or_insert(next),
             Name::Gid(gid) => self.gids.entry(*gid).or_insert(next),
+            Name::Unit(_) | Name::Exe(_) | Name::Login(_) => {
+                self.conditions.entry(name.clone()).or_insert(next)
+            }
         };
         if id == next {
             self.list.push((name, place.clone()));
@@ -88,9 +103,12 @@ pub(super) enum Truth {
 
 /// A caller in the numbers of one policy.
 #[derive(Clone, Debug)]
-pub(super) struct Asker {
+pub(super) struct Asker<'q> {
     pub(super) uid: Uid,
+    pub(super) origin: &'q Origin,
     pub(super) holds: Holdings,
+    /// Of what is not known.
+    pub(super) assumed: Assumed,
 }
 
 #[derive(Clone, Debug)]
@@ -98,16 +116,13 @@ pub(super) enum Holdings {
     /// NSS answered: these, sorted, and no others.
     Known(Vec<NameId>),
     /// NSS did not answer.
-    Undecidable(Assumed),
+    Undecidable,
 }
 
-impl Asker {
-    pub(super) fn new(subject: &Subject, names: &Names) -> Self {
-        let holds = match &subject.account {
-            Account::Undecidable => Holdings::Undecidable(Assumed {
-                user: None,
-                held: vec![None; names.list.len()],
-            }),
+impl<'q> Asker<'q> {
+    pub(super) fn new(query: &Query<'q>, names: &Names) -> Self {
+        let holds = match &query.subject.account {
+            Account::Undecidable => Holdings::Undecidable,
             Account::Known(facts) => {
                 let user = names.users.get(&facts.user);
                 let gid = names.gids.get(&facts.gid);
@@ -123,8 +138,10 @@ impl Asker {
             }
         };
         Self {
-            uid: subject.uid,
+            uid: query.subject.uid,
+            origin: query.origin,
             holds,
+            assumed: Assumed::default(),
         }
     }
 
@@ -134,13 +151,13 @@ impl Asker {
                 Ok(_) => Truth::Yes,
                 Err(_) => Truth::No,
             },
-            Holdings::Undecidable(assumed) => assumed.holds(id, names),
+            Holdings::Undecidable => self.assumed.holds(id, names),
         }
     }
 }
 
 /// One way the world could be, as far as it has been asked about.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Assumed {
     /// The account's name: there is only one.
     user: Option<NameId>,
@@ -148,7 +165,7 @@ pub(super) struct Assumed {
 }
 
 impl Assumed {
-    fn holds(&self, id: NameId, names: &Names) -> Truth {
+    pub(super) fn holds(&self, id: NameId, names: &Names) -> Truth {
         let held = match self.user {
             Some(user) if names.is_user(id) => Some(user == id),
             _ => self.held.get(id.0).copied().flatten(),
@@ -164,6 +181,9 @@ impl Assumed {
     pub(super) fn suppose(&mut self, id: NameId, holds: bool, names: &Names) {
         if names.is_user(id) {
             self.user = holds.then_some(id);
+        }
+        if self.held.is_empty() {
+            self.held = vec![None; names.list.len()];
         }
         if let Some(held) = self.held.get_mut(id.0) {
             *held = Some(holds);

@@ -30,6 +30,52 @@ pub(super) struct PatternError {
 impl Pattern {
     pub(super) fn parse(provider: Provider, text: &str) -> Result<Self, PatternError> {
         check(provider, text)?;
+        Ok(Self::of_segments(text))
+    }
+
+    /// A pattern for files, in the same language.
+    pub(super) fn of_files(text: &str) -> Result<Self, PatternError> {
+        let refused = |message: String| PatternError {
+            message,
+            expected: "expected an absolute path, such as \"/usr/bin/aws\" or \"/opt/app/**\""
+                .into(),
+        };
+        let Some(relative) = text.strip_prefix('/') else {
+            return Err(refused(format!("\"{text}\" is no absolute path")));
+        };
+        let is_no_name = |word: &str| {
+            matches!(word, "" | "." | "..")
+                || word.contains(char::is_control)
+                || word.contains("**") && word != "**"
+        };
+        match relative.split('/').find(|word| is_no_name(word)) {
+            Some(_) => Err(refused(format!("no program is called \"{text}\""))),
+            None => Ok(Self::of_segments(text)),
+        }
+    }
+
+    /// A pattern for units of the service manager, one word each.
+    pub(super) fn of_units(text: &str) -> Result<Self, PatternError> {
+        let refused = |message: String| PatternError {
+            message,
+            expected:
+                "expected a service or scope, such as \"nginx.service\" or \"session-*.scope\""
+                    .into(),
+        };
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@*".contains(c);
+        if text.is_empty() || text.contains("**") || !text.chars().all(is_plain) {
+            return Err(refused(format!("no unit is called \"{text}\"")));
+        }
+        // A slice holds units, and no process of its own.
+        let end = text.rsplit('*').next().unwrap_or_default();
+        let can_end = |kind: &str| end.ends_with(kind) || text != end && kind.ends_with(end);
+        if ![".service", ".scope"].into_iter().any(can_end) {
+            return Err(refused(format!("\"{text}\" is no service and no scope")));
+        }
+        Ok(Self::of_segments(text))
+    }
+
+    fn of_segments(text: &str) -> Self {
         let segments = text
             .split('/')
             .filter(|segment| !segment.is_empty())
@@ -41,10 +87,10 @@ impl Pattern {
                 _ => Segment::Literal(segment.to_owned()),
             })
             .collect();
-        Ok(Self {
+        Self {
             text: text.to_owned(),
             segments,
-        })
+        }
     }
 
     /// Whether it covers a path, given by its segments. Only the last `**` is
@@ -89,10 +135,11 @@ impl Pattern {
 
     /// Whether it certainly covers whatever `other` covers; in doubt, no.
     pub(super) fn includes(&self, other: &Self) -> bool {
-        match self.segments.split_last() {
+        let within = match self.segments.split_last() {
             Some((Segment::AnyDepth, before)) => other.segments.starts_with(before),
             _ => self == other,
-        }
+        };
+        within || other.is_literal() && self.matches(&other.words())
     }
 
     /// Whether it is `/**`.
@@ -185,11 +232,13 @@ fn check(provider: Provider, text: &str) -> Result<(), PatternError> {
             }
             return error(
                 "a pattern must begin with `/`",
-                match text.is_empty() {
-                    true => {
+                match text {
+                    "" => {
                         "expected a path such as \"/user-data\", or a set such as \"@role\"".into()
                     }
-                    false => format!("expected \"/{text}\", or \"@{text}\" if a set is meant"),
+                    "*" | "**" | "all" | "ALL" | "any" => "expected \"/**\" for every path".into(),
+                    _ if text.contains(['/', '*']) => format!("expected \"/{text}\""),
+                    _ => format!("expected \"/{text}\", or \"@{text}\" if a set is meant"),
                 },
             );
         }
@@ -308,9 +357,10 @@ mod tests {
             ("/meta-data/**", "/meta-data", true),
             ("/meta-data/**", "/meta-data/*/x", true),
             ("/meta-data/**", "/**", false),
-            ("/meta-data/*", "/meta-data/mac", false),
+            ("/meta-data/*", "/meta-data/mac", true),
             ("/meta-data/*", "/meta-data/*", true),
-            ("/**/x", "/x", false),
+            ("/**/x", "/x", true),
+            ("/**/x", "/x/*", false),
         ] {
             let includes = parse(wide).unwrap().includes(&parse(narrow).unwrap());
             assert_eq!(includes, expected, "{wide} {narrow}");

@@ -134,6 +134,17 @@ pub(super) fn meant_by(text: &str) -> Option<String> {
     if let Some(group) = text.strip_prefix(['%', '@']).filter(|name| is_name(name)) {
         return Some(format!("\"group:{group}\""));
     }
+    // Several in one.
+    if let Some((first, rest)) = text.split_once(',') {
+        let all = [first, rest].map(|part| match part.trim() {
+            part if part.contains(':') => Some(format!("\"{part}\"")),
+            part => meant_by(part),
+        });
+        let [Some(first), Some(rest)] = all else {
+            return None;
+        };
+        return Some(format!("{first}, {rest}"));
+    }
     match text.split_once(':') {
         None if id(text).is_some() => Some(format!("\"uid:{text}\"")),
         None if matches!(text, "*" | "all" | "ALL" | "Any") => Some("\"any\"".to_owned()),
@@ -209,6 +220,15 @@ mod tests {
             ("groups:ops", Some("\"group:ops\"")),
             ("users:x", Some("\"user:x\"")),
             ("User:bob", Some("\"user:bob\"")),
+            (
+                "alice, 1000,%ops",
+                Some("\"user:alice\" or \"group:alice\", \"uid:1000\", \"group:ops\""),
+            ),
+            (
+                "domain users",
+                Some("\"user:domain users\" or \"group:domain users\""),
+            ),
+            ("user: bob", None),
             ("uid:x", None),
             ("role:x", None),
             ("", None),

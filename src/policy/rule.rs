@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use super::Action;
 use super::names::{Asker, NameId, Names, Truth};
+use super::narrow::{Methods, Narrow};
 use super::principal::Principal;
 use super::sets::PathSet;
+use super::{Action, Query};
 use crate::diagnose::Place;
 use crate::provider::Class;
-use crate::request::CanonicalPath;
+use crate::request::ReadMethod;
 
 #[derive(Debug)]
 pub(super) struct Rule {
@@ -17,21 +18,27 @@ pub(super) struct Rule {
     pub(super) who: Vec<Principal>,
     pub(super) except: Vec<Principal>,
     pub(super) paths: PathSet,
+    pub(super) methods: Methods,
+    /// Where it asks for more than that.
+    pub(super) narrow: Option<Box<Narrow>>,
     pub(super) imdsv1: bool,
     pub(super) enforce: bool,
     pub(super) place: Place,
 }
 
-/// A path, cut up once for all rules.
+/// What is asked for, cut up once for all rules.
 pub(super) struct JudgedPath<'p> {
+    pub(super) method: ReadMethod,
     pub(super) class: Class,
     pub(super) resource: &'p str,
     pub(super) segments: Vec<&'p str>,
 }
 
 impl<'p> JudgedPath<'p> {
-    pub(super) fn new(path: &'p CanonicalPath) -> Self {
+    pub(super) fn new(query: &Query<'p>) -> Self {
+        let path = query.path;
         Self {
+            method: query.method,
             class: path.class(),
             resource: path.resource(),
             segments: path.segments().collect(),
@@ -45,9 +52,13 @@ impl<'p> JudgedPath<'p> {
 pub(super) enum Status<'r> {
     Decides,
     OtherPath,
+    OtherMethod,
     OtherCaller,
+    OtherUnit,
+    OtherProgram,
+    OtherLogin,
     Excepted(&'r Principal),
-    /// It hangs on a name that nobody could look up.
+    /// It hangs on what nobody could look up.
     Undecidable(NameId),
 }
 
@@ -57,9 +68,19 @@ impl Rule {
         if !self.paths.covers(path) {
             return Status::OtherPath;
         }
+        if !self.methods.contain(path.method) {
+            return Status::OtherMethod;
+        }
         let who = any_covers(&self.who, asker, names);
         if who == Covered::No {
             return Status::OtherCaller;
+        }
+        let narrow = match &self.narrow {
+            None => Status::Decides,
+            Some(narrow) => narrow.status(asker, names),
+        };
+        if !matches!(narrow, Status::Decides | Status::Undecidable(_)) {
+            return narrow;
         }
         let except = any_covers(&self.except, asker, names);
         match (who, except) {
@@ -67,7 +88,7 @@ impl Rule {
             (Covered::Undecidable(name), _) | (_, Covered::Undecidable(name)) => {
                 Status::Undecidable(name)
             }
-            _ => Status::Decides,
+            _ => narrow,
         }
     }
 }

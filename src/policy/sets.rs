@@ -6,12 +6,16 @@ use std::sync::Arc;
 use super::pattern::Pattern;
 use super::rule::JudgedPath;
 use super::warn;
+use crate::diagnose::schema::Shape;
 use crate::diagnose::toml::{Node, Table};
 use crate::diagnose::{Diagnostics, Place, did_you_mean};
 use crate::provider::{Class, Provider};
 
 /// Sets may be made of sets; deeper than this is not for people to follow.
 const MAX_NESTING: usize = 16;
+
+/// A pattern or a set, in a list of them.
+pub(super) const ITEM: Shape = Shape::Text("^(/|@[A-Za-z0-9_-]+$)");
 
 const PATTERN_OR_SET: &str = "expected patterns such as \"/meta-data/tags/**\" or \"@set\" names";
 

@@ -3,11 +3,12 @@
 
 mod against_brute_force;
 mod files;
+mod narrow;
 mod verdicts;
 
 use super::*;
 use crate::ids::{Gid, Uid};
-use crate::request::CanonicalPath;
+use crate::request::{CanonicalPath, ReadMethod};
 
 fn path(text: &str) -> CanonicalPath {
     CanonicalPath::parse(Provider::Aws, text.as_bytes()).unwrap()
@@ -71,12 +72,18 @@ fn unknown(uid: u32) -> Subject {
 
 /// Which rule decides: `allow NAME`, `deny NAME`, `deny default` and so on.
 fn said(policy: &Policy, subject: &Subject, target: &str) -> String {
-    match policy.decide(subject, &path(target)) {
+    let path = path(target);
+    word(&policy.decide(&Query::new(subject, ReadMethod::Get, &path)))
+}
+
+fn word(verdict: &Verdict) -> String {
+    match verdict {
         Verdict::Allow { rule, .. } => format!("allow {}", rule.as_deref().unwrap_or("default")),
         Verdict::Deny { cause, .. } => match cause {
             DenyCause::Rule(rule) => format!("deny {rule}"),
             DenyCause::Default => "deny default".to_owned(),
-            DenyCause::AccountUnknown => "deny account_unknown".to_owned(),
+            DenyCause::Unknown(Unknown { account: true, .. }) => "deny account_unknown".to_owned(),
+            DenyCause::Unknown(unknown) => format!("deny {}", unknown.what()),
         },
     }
 }

@@ -1,10 +1,10 @@
 //! Why a verdict is what it is, rule by rule.
 
 use super::names::{Asker, Names};
+use super::narrow::Narrow;
 use super::principal::Principal;
 use super::rule::{JudgedPath, Status};
-use super::{Policy, Subject};
-use crate::request::CanonicalPath;
+use super::{Policy, Query};
 
 /// One rule that was asked.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -28,11 +28,19 @@ pub enum Why {
     Decides,
     /// Its `paths` do not cover the path.
     Path,
+    /// Its `methods` do not hold this one; these were its methods.
+    Method(String),
     /// Its `who` does not cover the caller; these were its principals.
     Who(String),
+    /// Its `unit` is not the caller's; these were its units.
+    Unit(String),
+    /// Its `exe` is not what the caller runs; these were its programs.
+    Exe(String),
+    /// Its `loginuid` is not the caller's; these were its principals.
+    Loginuid(String),
     /// This principal of its `except` covers the caller.
     Except(String),
-    /// It hangs on this name, which could not be looked up.
+    /// It hangs on this, which is not known.
     Undecidable(String),
 }
 
@@ -40,12 +48,14 @@ impl Policy {
     /// Every rule in order, up to the first that decides for certain. Where
     /// names are undecidable, [`Policy::decide`] weighs the rules among these
     /// that hang on them as well.
-    pub fn trace(&self, subject: &Subject, path: &CanonicalPath) -> Vec<Step> {
-        let asker = Asker::new(subject, &self.names);
-        let path = JudgedPath::new(path);
+    pub fn trace(&self, query: &Query) -> Vec<Step> {
+        let asker = Asker::new(query, &self.names);
+        let path = JudgedPath::new(query);
         let mut steps = Vec::new();
         for rule in &self.rules {
             let status = rule.status(&asker, &path, &self.names);
+            let narrow = rule.narrow.as_deref();
+            let listed = |list: fn(&Narrow) -> String| narrow.map(list).unwrap_or_default();
             let decides = status == Status::Decides;
             steps.push(Step {
                 rule: rule.name.to_string(),
@@ -54,6 +64,10 @@ impl Policy {
                 why: match status {
                     Status::Decides => Why::Decides,
                     Status::OtherPath => Why::Path,
+                    Status::OtherMethod => Why::Method(rule.methods.to_string()),
+                    Status::OtherUnit => Why::Unit(listed(Narrow::units)),
+                    Status::OtherProgram => Why::Exe(listed(Narrow::programs)),
+                    Status::OtherLogin => Why::Loginuid(listed(Narrow::logins)),
                     Status::OtherCaller => Why::Who(list(&rule.who, &self.names)),
                     Status::Excepted(principal) => Why::Except(principal.text(&self.names)),
                     Status::Undecidable(name) => Why::Undecidable(

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Obscured;
 use crate::request::ReadMethod;
 
 /// What a rule, or the default, says.
@@ -41,8 +42,32 @@ pub enum DenyCause {
     Rule(Arc<str>),
     /// No rule matched.
     Default,
-    /// Names could not be looked up, and the verdict hangs on them.
-    AccountUnknown,
+    /// Something about the caller is not known, and the verdict hangs on it.
+    Unknown(Unknown),
+}
+
+/// What is not known of a caller.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unknown {
+    /// The account or groups.
+    pub account: bool,
+    /// The unit.
+    pub unit: bool,
+    /// The program, or the login, and why.
+    pub holder: Option<Obscured>,
+}
+
+impl Unknown {
+    /// What it is, in words.
+    pub fn what(&self) -> String {
+        let parts = [
+            (self.account, "the account or its groups"),
+            (self.unit, "the unit"),
+            (self.holder.is_some(), "the program or login"),
+        ];
+        let named: Vec<_> = parts.iter().filter(|it| it.0).map(|it| it.1).collect();
+        named.join(", ")
+    }
 }
 
 impl Verdict {
@@ -57,6 +82,17 @@ impl Verdict {
     /// Whether the rule lets this method through also without a token.
     pub fn bridges_imdsv1(&self, method: ReadMethod) -> bool {
         matches!(self, Self::Allow { imdsv1: true, .. }) && method == ReadMethod::Get
+    }
+
+    /// What would have to be known for another verdict, maybe.
+    pub fn unknown(&self) -> Option<&Unknown> {
+        match self {
+            Self::Deny {
+                cause: DenyCause::Unknown(unknown),
+                ..
+            } => Some(unknown),
+            _ => None,
+        }
     }
 
     /// The rule that decided, where one did.

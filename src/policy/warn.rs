@@ -1,6 +1,7 @@
 //! What a policy says correctly, but its author may not have meant.
 
 use super::Action;
+use super::narrow::Narrow;
 use super::pattern::Pattern;
 use super::principal::Principal;
 use super::rule::Rule;
@@ -57,6 +58,11 @@ fn warn_of_unreached(rules: &[Rule], provider: Provider, found: &mut Diagnostics
                     .iter()
                     .all(|who| earlier.who.iter().any(|wide| wide.includes(who)))
                 && earlier.paths.includes(&rule.paths, provider)
+                && earlier.methods.include(rule.methods)
+                && earlier
+                    .narrow
+                    .as_ref()
+                    .is_none_or(|narrow| narrow.includes(rule.narrow.as_deref()))
         };
         if let Some(earlier) = rules.iter().take(at).find(covers) {
             found.warning(
@@ -72,8 +78,23 @@ fn warn_of_unreached(rules: &[Rule], provider: Provider, found: &mut Diagnostics
     }
 }
 
+/// Rules whose conditions leave nobody, where that is certain.
+fn warn_of_nobody(rules: &[Rule], found: &mut Diagnostics) {
+    for rule in rules {
+        let is_excepted = |who| rule.except.iter().any(|wide| wide.includes(who));
+        if rule.who.iter().all(is_excepted) {
+            found.warning(
+                rule.place.clone(),
+                format!("the rule \"{}\" matches nobody", rule.name),
+                "its `except` covers all of its `who`",
+            );
+        }
+    }
+}
+
 pub(super) fn warn(rules: &[Rule], provider: Provider, found: &mut Diagnostics) {
     warn_of_unreached(rules, provider, found);
+    warn_of_nobody(rules, found);
     for rule in rules.iter().filter(|rule| rule.action == Action::Allow) {
         let reaches_credentials = rule
             .paths
@@ -83,14 +104,26 @@ pub(super) fn warn(rules: &[Rule], provider: Provider, found: &mut Diagnostics) 
                 provider.classify(&pattern.words()) == Class::Credentials
                     || CREDENTIALS.iter().any(|path| pattern.matches(path))
             });
-        if reaches_credentials && rule.who.iter().any(Principal::is_everyone) {
-            found.warning(
+        let narrow = rule.narrow.as_deref();
+        let is_kept = narrow.is_some_and(Narrow::keeps_users_out);
+        if reaches_credentials && !is_kept && rule.who.iter().any(Principal::is_everyone) {
+            let expected = "expected `who` to name those who may act as the machine's role";
+            let finding = found.warning(
                 rule.place.clone(),
                 "this rule lets everyone read credentials",
-                "expected `who` to name those who may act as the machine's role",
+                expected,
             );
+            if narrow.is_some_and(|it| !it.exe.is_empty()) {
+                finding.help("`exe` keeps nobody out: users can run any program under that path");
+            }
         }
-        if rule.imdsv1 {
+        if rule.imdsv1 && !rule.methods.get {
+            found.warning(
+                rule.place.clone(),
+                "`imdsv1` does nothing here",
+                "it lets GETs without a token pass, and `methods` leaves GET out",
+            );
+        } else if rule.imdsv1 {
             let message = "this rule lets requests without a token pass (IMDSv1)";
             let expected = if reaches_credentials {
                 "expected for a while only: such callers receive credentials that the service \

@@ -68,6 +68,52 @@ pub(super) fn classify(segments: &[&str]) -> Class {
     }
 }
 
+/// All that are known; a value must never be taken for one.
+pub(super) fn is_listing(segments: &[&str]) -> bool {
+    let is_of_credentials = |word: &str| word.starts_with("security-credentials");
+    match segments {
+        [] | ["dynamic"] | ["dynamic", "instance-identity" | "fws"] | ["meta-data"] => true,
+        ["meta-data", .., last] if is_of_credentials(last) => true,
+        ["meta-data", rest @ ..] => match rest {
+            [
+                "autoscaling"
+                | "block-device-mapping"
+                | "events"
+                | "iam"
+                | "identity-credentials"
+                | "managed-ssh-keys"
+                | "metrics"
+                | "network"
+                | "placement"
+                | "public-keys"
+                | "services"
+                | "spot"
+                | "tags",
+            ]
+            | ["events", "maintenance" | "recommendations"]
+            | ["identity-credentials", "ec2"]
+            | ["managed-ssh-keys", "active-keys"]
+            | ["network", "interfaces"]
+            | ["network", "interfaces", "macs"]
+            | ["network", "interfaces", "macs", _]
+            | ["network", "interfaces", "macs", _, "ipv4-associations"]
+            | ["public-keys", _]
+            | ["tags", "instance"] => true,
+            [ecs] => ecs.starts_with("iam-ecs-"),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// Public keys are listed as `0=name`, and read by the number alone.
+pub(super) fn listed_name<'e>(listing: &[&str], entry: &'e [u8]) -> &'e [u8] {
+    match listing {
+        ["meta-data", "public-keys"] => entry.split(|byte| *byte == b'=').next().unwrap_or(entry),
+        _ => entry,
+    }
+}
+
 /// Leaves alone: what stands in a listing can grow.
 pub(super) fn keep(segments: &[&str]) -> Keep {
     match segments {
@@ -319,6 +365,42 @@ mod tests {
             (CLASS_REVISION, fingerprint),
             (1, vec![106, 114, 27, 225, 147, 167, 1, 84])
         );
+    }
+
+    /// Values, as the user guide lists them, are none.
+    #[test]
+    fn listings_are_told_from_values() {
+        let said = |path: &str| {
+            let segments: Vec<_> = path.split('/').filter(|s| !s.is_empty()).collect();
+            is_listing(&segments)
+        };
+        for listing in [
+            "",
+            "meta-data",
+            "meta-data/iam/security-credentials",
+            "meta-data/identity-credentials/ec2/security-credentials",
+            "meta-data/network/interfaces/macs/0e:00",
+            "meta-data/public-keys/0",
+            "meta-data/tags/instance",
+        ] {
+            assert!(said(listing), "{listing}");
+        }
+        for value in [
+            "user-data",
+            "meta-data/instance-id",
+            "meta-data/mac",
+            "meta-data/iam/info",
+            "meta-data/iam/security-credentials/web",
+            "meta-data/network/interfaces/macs/0e:00/mac",
+            "meta-data/public-keys/0/openssh-key",
+            "meta-data/tags/instance/Name",
+            "meta-data/spot/instance-action",
+            "dynamic/instance-identity/document",
+        ] {
+            assert!(!said(value), "{value}");
+        }
+        assert_eq!(listed_name(&["meta-data", "public-keys"], b"0=web"), b"0");
+        assert_eq!(listed_name(&["meta-data", "tags"], b"a=b"), b"a=b");
     }
 
     #[test]

@@ -135,6 +135,21 @@ impl Provider {
         }
     }
 
+    /// Whether what stands at a path, given by the same segments, lists what
+    /// stands below it, an entry a line, directories with a slash behind.
+    pub fn is_listing(self, segments: &[&str]) -> bool {
+        match self {
+            Self::Aws => aws::is_listing(segments),
+        }
+    }
+
+    /// The part of a listing's entry by which it is read.
+    pub fn listed_name<'e>(self, listing: &[&str], entry: &'e [u8]) -> &'e [u8] {
+        match self {
+            Self::Aws => aws::listed_name(listing, entry),
+        }
+    }
+
     /// Raised with every change of what [`Provider::classify`] or
     /// [`Provider::path_sets`] says, so that the same policy text over other
     /// classes counts as another policy.

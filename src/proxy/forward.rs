@@ -5,13 +5,14 @@ use super::Proxy;
 use super::answer::{self, Reply};
 use super::holders::{self, Witnessed};
 use super::notice;
-use super::pipeline::{NoAnswer, Served, allowed, close, fail, upstream_failed, withhold};
+use super::pipeline::{NoAnswer, Served, allowed, close, fail, query, upstream_failed, withhold};
 use crate::audit::{Ending, Event, Pending, Reason};
 use crate::authorize::{Judgement, Outcome, Permit, Withheld};
 use crate::caller::Caller;
 use crate::caller::witness::Urgency;
 use crate::config::Action;
 use crate::control::Orders;
+use crate::policy::Origin;
 use crate::provider::Class;
 use crate::request::Read;
 use crate::upstream::{Answer, UpstreamError};
@@ -22,6 +23,7 @@ pub(super) struct Passing<'a> {
     pub(super) orders: &'a Orders,
     pub(super) read: &'a Read,
     pub(super) judged: &'a Judgement,
+    pub(super) origin: &'a Origin,
 }
 
 /// Why there is no answer.
@@ -63,7 +65,7 @@ impl Proxy {
             };
         }
         let look = self.look(caller);
-        let answer = match self.ask(&mut record, caller, permit).await {
+        let mut answer = match self.ask(&mut record, caller, permit).await {
             Ok(answer) => answer,
             Err(failed) => return failed.of(record),
         };
@@ -76,6 +78,7 @@ impl Proxy {
                 holders::note(&mut record, caller, &seen);
                 return self.hand_out(record, caller, passing, answer, seen).await;
             }
+            answer = self.shown(&mut record, caller, &passing, answer).await;
             ending = (passing.judged.reason, passing.judged.detail);
             if let Some(recalled) = self.recalled(&record, caller, passing) {
                 return Ok(withhold(record, passing.read.path.as_str(), &recalled));
@@ -108,9 +111,10 @@ impl Proxy {
             orders,
             read,
             judged,
+            ..
         } = passing;
         let (mut reason, mut detail) = (judged.reason, judged.detail);
-        if let Some(withheld) = self.withheld(orders, &read.path, &seen).await {
+        if let Some(withheld) = self.withheld(&passing, &seen).await {
             match orders.waives(&withheld) {
                 None => return Ok(withhold(record, read.path.as_str(), &withheld)),
                 Some(waived) if reason == Reason::Allowed => {
@@ -172,13 +176,11 @@ impl Proxy {
         caller: &Caller,
         passing: Passing<'_>,
     ) -> Option<Withheld> {
-        let Passing {
-            orders,
-            read,
-            judged,
-        } = passing;
         let now = self.standing.orders();
-        orders.recalled_by(&now, caller.subject(), &read.path, class, judged)
+        let read = passing.read;
+        let query = query(caller, passing.origin, read, &read.path);
+        let Passing { orders, judged, .. } = passing;
+        orders.recalled_by(&now, &query, class, judged)
     }
 
     /// Lets an answer go once its record is written.

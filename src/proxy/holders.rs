@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 use super::Proxy;
+use super::forward::Passing;
 use crate::audit::{Ending, Pending};
 use crate::authorize::{Withheld, judge_holders};
 use crate::caller::Caller;
 use crate::caller::witness::{Seen, Unwitnessed, Urgency, speaker};
-use crate::control::Orders;
 use crate::limits::{Bucket, Rate};
-use crate::request::CanonicalPath;
+use crate::policy::{Origin, Query};
 
 /// Looks that only fill records, begun in a second, and how many of them at
 /// once: what the witness gives them for long. To ask it more often, to be told
@@ -84,18 +84,21 @@ impl Proxy {
 
     /// Fills in who asked, where nothing else is waited for.
     pub(super) async fn note_holder(&self, record: &mut Pending, caller: &Caller) {
+        if record.facts.holder.is_some() {
+            return;
+        }
         let asked = self.callers.holders(caller, Urgency::WhenIdle);
         if let Ok(seen) = tokio::time::timeout(GRACE, asked).await {
             note(record, caller, &seen);
         }
     }
 
-    /// Whether those who hold the connection may not all have what is at
-    /// `path`. Each of their uids is judged as if it had asked itself.
+    /// Whether those who hold the connection may not all have what was asked
+    /// for. Each of their uids is judged as if it had asked itself, from where
+    /// they are seen to be now.
     pub(super) async fn withheld(
         &self,
-        orders: &Orders,
-        path: &CanonicalPath,
+        passing: &Passing<'_>,
         witnessed: &Witnessed,
     ) -> Option<Withheld> {
         let uids = match witnessed {
@@ -110,10 +113,28 @@ impl Proxy {
             let callers = Arc::clone(&self.callers);
             verdicts.spawn(async move { callers.subject(uid).await });
         }
+        let mut origin = Origin::of_unit(passing.origin.unit.clone());
         while let Some(subject) = verdicts.join_next().await {
             match subject {
-                Ok(subject) if orders.locks(&subject, path) => return Some(Withheld::lockdown()),
-                Ok(subject) => judged.push(orders.decide(&subject, path)),
+                Ok(subject) => {
+                    let Passing { orders, read, .. } = passing;
+                    let from = |origin| Query {
+                        origin,
+                        ..Query::new(&subject, read.method, &read.path)
+                    };
+                    if orders.locks(&from(&origin)) {
+                        return Some(Withheld::lockdown());
+                    }
+                    let mut verdict = orders.decide(&from(&origin));
+                    if verdict.unknown().is_some_and(|it| it.holder.is_some()) {
+                        origin.holders = self.callers.programs(witnessed).await;
+                        verdict = orders.decide(&Query {
+                            origin: &origin,
+                            ..Query::new(&subject, read.method, &read.path)
+                        });
+                    }
+                    judged.push(verdict);
+                }
                 Err(_) => return judge_holders(Err(Unwitnessed::Incomplete)),
             }
         }

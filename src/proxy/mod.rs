@@ -10,6 +10,7 @@ mod connection;
 mod forward;
 mod guards;
 mod holders;
+mod listing;
 mod notice;
 mod pipeline;
 
@@ -58,6 +59,7 @@ pub struct Proxy {
     limits: Limits,
     /// Requests that are being served.
     in_service: AtomicUsize,
+    hide_denied: bool,
     token_mode: TokenMode,
     on_audit_failure: Action,
     drain: Duration,
@@ -98,6 +100,7 @@ impl Proxy {
                 provider: config.provider,
                 addresses: config.upstream.addresses.clone(),
             }),
+            hide_denied: config.policy.hide_denied,
             token_mode: config.tokens,
             on_audit_failure: config.audit.on_failure,
             drain: config.upstream.timeout.saturating_add(DRAIN),

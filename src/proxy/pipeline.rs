@@ -9,13 +9,15 @@ use super::Proxy;
 use super::answer::{self, Reply};
 use super::connection::Arrived;
 use super::forward::Passing;
+use super::holders;
 use crate::audit::{Decision, Ending, Pending, Reason};
 use crate::authorize::{Permit, TokenState, Withheld};
 use crate::caller::{Caller, CallerUnknown, Peer};
 use crate::config::TokenMode;
 use crate::control::Orders;
 use crate::control::clock::boottime;
-use crate::request::{Intent, Read, Rejected, Rejection, Ttl};
+use crate::policy::{Origin, Query};
+use crate::request::{CanonicalPath, Intent, Read, Rejected, Rejection, Ttl};
 use crate::upstream::UpstreamError;
 
 /// The connection is closed without an answer.
@@ -106,7 +108,15 @@ impl Proxy {
         read: &Read,
     ) -> Served {
         let token = self.token_state(orders, caller, read);
-        let judged = orders.judge(caller.subject(), &read.path, read.method, token);
+        let mut origin = caller.origin();
+        if !orders.refuse(&token) {
+            let asked = (read, &read.path);
+            self.clear_up(orders, &mut record, caller, &mut origin, asked)
+                .await;
+        }
+        let query = query(caller, &origin, read, &read.path);
+        let judged = orders.judge(&query, token);
+        orders.count_use(&judged);
         record.facts.verdict = Some(judged.verdict);
         record.facts.rule = judged.rule.clone();
         match Permit::read(caller, read, &judged) {
@@ -115,6 +125,7 @@ impl Proxy {
                     orders,
                     read,
                     judged: &judged,
+                    origin: &origin,
                 };
                 self.forward(record, caller, permit, Some(passing)).await
             }
@@ -133,7 +144,25 @@ impl Proxy {
         }
     }
 
-    fn token_state(&self, orders: &Orders, caller: &Caller, read: &Read) -> TokenState {
+    /// Who holds the connection is found out where that could change what the
+    /// policy says of a caller reading a path, and never where it could not.
+    pub(super) async fn clear_up(
+        &self,
+        orders: &Orders,
+        record: &mut Pending,
+        caller: &Caller,
+        origin: &mut Origin,
+        (read, path): (&Read, &CanonicalPath),
+    ) {
+        let verdict = orders.decide(&query(caller, origin, read, path));
+        if let Some(unknown) = verdict.unknown()
+            && let Some(seen) = self.callers.clear_up(caller, unknown, origin).await
+        {
+            holders::note(record, caller, &seen);
+        }
+    }
+
+    pub(super) fn token_state(&self, orders: &Orders, caller: &Caller, read: &Read) -> TokenState {
         match (&read.token, self.token_mode) {
             (None, _) => TokenState::Missing,
             (Some(token), TokenMode::Bound) => {
@@ -150,6 +179,21 @@ impl Proxy {
             return Err(NoAnswer::GuardsGone);
         }
         Ok(self.callers.confirm(caller)?)
+    }
+}
+
+/// What the policy is asked.
+pub(super) fn query<'q>(
+    caller: &'q Caller,
+    origin: &'q Origin,
+    read: &Read,
+    path: &'q CanonicalPath,
+) -> Query<'q> {
+    Query {
+        subject: caller.subject(),
+        origin,
+        method: read.method,
+        path,
     }
 }
 

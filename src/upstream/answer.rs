@@ -75,6 +75,28 @@ impl Answer {
         self
     }
 
+    /// With another body; with none, and of unknown length, where that is all
+    /// that can be said of it.
+    pub fn with_body(self, body: Option<Bytes>) -> Self {
+        let is_length = |header: &Header| header.is("content-length");
+        let mut headers = self.whole.headers.clone();
+        match &body {
+            Some(body) => {
+                let length = Bytes::from(body.len().to_string());
+                for header in headers.iter_mut().filter(|it| is_length(it)) {
+                    header.value = length.clone();
+                }
+            }
+            None => headers.retain(|header| !is_length(header)),
+        }
+        let whole = Arc::new(Whole {
+            status: self.whole.status,
+            headers,
+            body: body.unwrap_or_default(),
+        });
+        Self { whole, ..self }
+    }
+
     /// What its `Date` is to say, where that is not what the service said.
     pub fn given(&self) -> Option<SystemTime> {
         self.given

@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 
+use crate::common::host::Setup;
 use crate::common::net::in_network;
 use crate::common::user::{ALICE, INSTANCE_CONNECT, ROOT, User};
 use crate::desk::{Desk, Kind, Printed, lines};
@@ -38,6 +39,59 @@ fn cloud_init_crawls_what_it_crawls_without_a_firewall() {
     });
 }
 
+/// The whole crawl as a user, whom a refusal would set back by retries and in
+/// the end by all that was read: with `hide_denied`, it meets none. User data is
+/// in no listing; cloud-init asks for it anyway.
+#[test]
+fn cloud_init_crawls_as_a_user_what_that_user_may_read() {
+    in_network(|net| {
+        let own = "[[rule]]\nname = \"alice reads user data\"\naction = \"allow\"\n\
+                   who = [\"user:alice\"]\npaths = [\"/user-data\"]\n";
+        let default = Setup::default();
+        let setup = Setup {
+            config: "policy.hide_denied = true".into(),
+            policy: default
+                .policy
+                .replacen("[[rule]]", &format!("{own}\n[[rule]]"), 1),
+            ..default
+        };
+        let mut desk = Desk::prepare(net, &setup);
+        desk.put_up_firewall();
+        let crawled = desk.python(ALICE, CRAWL);
+        assert_eq!(crawled.err, "");
+        let found: Value = serde_json::from_str(&crawled.out).unwrap();
+        let meta_data = &found["meta-data"];
+        assert_eq!(meta_data["instance-id"], "i-1234567890abcdef0");
+        assert_eq!(meta_data["placement"]["region"], "eu-west-1");
+        assert!(
+            meta_data["network"]["interfaces"]["macs"].is_object(),
+            "{found}"
+        );
+        for hidden in ["tags", "public-keys", "managed-ssh-keys"] {
+            assert_eq!(meta_data.get(hidden), None, "{found}");
+        }
+        let identity = &found["dynamic"]["instance-identity"];
+        assert!(identity["document"].is_object(), "{found}");
+        assert_eq!(identity.get("pkcs7"), None, "{found}");
+        assert!(
+            found["user-data"]
+                .as_str()
+                .unwrap()
+                .starts_with("#cloud-config")
+        );
+        let records = desk.records(ALICE, &["Cloud-Init/", "python-requests/"]);
+        assert!(records.len() > 40, "{}", records.len());
+        assert!(records.iter().all(|it| it["status"] == 200));
+        assert!(records.iter().any(|it| it["hidden"].as_u64() > Some(0)));
+        // Nothing was asked for twice, but that by which it finds the version.
+        let mut asked = lines(&records);
+        asked.retain(|line| line.starts_with("GET ") && !line.contains("/meta-data/instance-id "));
+        let count = asked.len();
+        asked.sort();
+        asked.dedup();
+        assert_eq!(asked.len(), count);
+    });
+}
 /// What its AuthorizedKeysCommand asks for, in order.
 pub(crate) const LOGIN: [(&str, &str); 5] = [
     (GET, "instance-id/"),

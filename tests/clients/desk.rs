@@ -63,7 +63,8 @@ impl<'a> Desk<'a> {
         desk
     }
 
-    fn prepare(net: &'a Net, setup: &Setup) -> Self {
+    /// The same for another configuration.
+    pub(crate) fn prepare(net: &'a Net, setup: &Setup) -> Self {
         let desk = Self {
             host: Host::prepare(net, setup),
         };

@@ -12,6 +12,7 @@
 )]
 
 mod activation;
+mod agreement;
 mod answers;
 mod apart;
 mod attacks;
@@ -27,12 +28,15 @@ mod confine;
 mod control;
 mod drift;
 mod exemption;
+mod explained;
 mod http_table;
 mod identity;
 mod limits;
+mod listings;
 mod log_file;
 mod memory;
 mod names;
+mod narrow;
 mod observe;
 mod overload;
 mod readme;

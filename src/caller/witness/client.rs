@@ -12,6 +12,8 @@ use tokio::net::UnixDatagram;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::policy::Obscured;
+
 use super::{ANSWER_MAX, Answer, Question, Reply, Seen, Urgency};
 
 /// Clients give up after one second. Longer than one pass may take.
@@ -32,6 +34,17 @@ pub enum Unwitnessed {
     TooMany,
     /// Not looked for now; nobody was in a hurry.
     Busy,
+}
+
+impl From<Unwitnessed> for Obscured {
+    fn from(unwitnessed: Unwitnessed) -> Self {
+        match unwitnessed {
+            Unwitnessed::Gone => Self::Gone,
+            Unwitnessed::Slow | Unwitnessed::Busy => Self::Slow,
+            Unwitnessed::Incomplete => Self::Incomplete,
+            Unwitnessed::TooMany => Self::TooMany,
+        }
+    }
 }
 
 /// The daemon's witness, and whether there is one just now.

@@ -8,14 +8,13 @@ use rustix::fs::{Mode, OFlags, openat, readlinkat_raw};
 use rustix::io::{Errno, read};
 
 use super::scan::Abandoned;
-use super::{Holder, Ids};
+use super::{EXE_MAX, Holder, Ids};
 use crate::caller::units;
 use crate::ids::Uid;
 
 /// Longer than what is read of any file here, except of /proc/PID/cgroup on
 /// hosts with many hierarchies of version 1, of which the end is left out.
 const FILE_MAX: usize = 8192;
-const EXE_MAX: usize = 256;
 /// A uid or session as the kernel writes it where there is none.
 const UNSET: u32 = u32::MAX;
 

@@ -21,6 +21,7 @@ mod serve;
 mod start;
 
 use std::collections::BTreeSet;
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,8 @@ const HOLDERS_MAX: usize = 16;
 /// No answer is longer: [`HOLDERS_MAX`] holders with their texts, escaped.
 const ANSWER_MAX: usize = 64 * 1024;
 const QUESTION_LEN: usize = 16;
+/// Of the path of a program; what is longer is cut off.
+const EXE_MAX: usize = 256;
 /// What a witness says to the daemon that started it once it is confined.
 const READY: &[u8] = b"ready";
 
@@ -164,6 +167,16 @@ pub struct Holder {
     pub started: u64,
 }
 
+impl Holder {
+    /// The file of the program, whole. One that was replaced while it runs, as
+    /// by an upgrade, has the same name still.
+    pub fn program(&self) -> Option<&str> {
+        let exe = self.exe.as_deref()?;
+        let is_whole = exe.starts_with('/') && exe.len() < EXE_MAX;
+        is_whole.then(|| exe.strip_suffix(" (deleted)").unwrap_or(exe))
+    }
+}
+
 /// The uids of a process, in the initial user namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Ids {
@@ -182,6 +195,12 @@ impl Ids {
     pub fn all(self) -> [Uid; 4] {
         [self.real, self.effective, self.saved, self.fs]
     }
+}
+
+/// This process, as it would be seen by a witness.
+pub fn oneself() -> Option<Holder> {
+    let process = std::fs::File::open("/proc/self").ok()?;
+    facts::holder(process.as_fd(), std::process::id()).ok()?
 }
 
 /// The one holder that a socket of `uid` speaks for: the only one there is,

@@ -64,3 +64,23 @@ fn the_speaker_is_the_only_holder_or_the_only_one_of_that_uid() {
     // A thread with descriptors of its own, and its process.
     assert_eq!(speaks(&[holder(7, 0), holder(7, 0)]), Some(7));
 }
+
+#[test]
+fn a_program_is_known_by_its_whole_path_also_after_an_upgrade() {
+    let program = |exe: &str| {
+        let holder = Holder {
+            exe: Some(exe.to_owned()),
+            ..holder(1, 0)
+        };
+        holder.program().map(str::to_owned)
+    };
+    assert_eq!(program("/usr/bin/aws").as_deref(), Some("/usr/bin/aws"));
+    assert_eq!(
+        program("/usr/bin/aws (deleted)").as_deref(),
+        Some("/usr/bin/aws")
+    );
+    // Cut off, or not to be reached from here: it could be any.
+    assert_eq!(program(&format!("/{}", "x".repeat(255))), None);
+    assert_eq!(program("(unreachable)/usr/bin/aws"), None);
+    assert_eq!(holder(1, 0).program(), None);
+}

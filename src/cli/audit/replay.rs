@@ -106,7 +106,7 @@ impl Candidate {
         let draft = Draft::parse(&sources, config.provider, config.policy.default, found)?;
         let gid = |name: &Name| match name {
             Name::Gid(gid) => Some(*gid),
-            Name::User(_) | Name::Group(_) => None,
+            _ => None,
         };
         let gids = draft.mentions().filter_map(|(name, _)| gid(name)).collect();
         Some(Self {

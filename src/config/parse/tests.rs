@@ -27,6 +27,7 @@ mode = "observe"
 default = "allow"
 directories = ["/a", "/b"]
 watch = true
+hide_denied = true
 
 [tokens]
 mode = "relay"
@@ -112,6 +113,7 @@ fn every_key_is_read() {
             default: Action::Allow,
             directories: vec!["/a".into(), "/b".into()],
             watch: true,
+            hide_denied: true,
         },
         tokens: TokenMode::Relay,
         audit: super::super::AuditConfig {

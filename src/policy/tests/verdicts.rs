@@ -155,14 +155,16 @@ fn obligations_are_the_strictest_of_what_could_be() {
     ]
     .concat();
     let policy = policy(&text);
-    let imdsv1 = |who: &Subject| match policy.decide(who, &path("/x")) {
+    let imdsv1 = |who: &Subject| match policy.decide(&Query::new(who, ReadMethod::Get, &path("/x")))
+    {
         Verdict::Allow { imdsv1, .. } => imdsv1,
         verdict => panic!("{verdict:?}"),
     };
-    let enforce = |who: &Subject| match policy.decide(who, &path("/y")) {
-        Verdict::Deny { enforce, .. } => enforce,
-        verdict => panic!("{verdict:?}"),
-    };
+    let enforce =
+        |who: &Subject| match policy.decide(&Query::new(who, ReadMethod::Get, &path("/y"))) {
+            Verdict::Deny { enforce, .. } => enforce,
+            verdict => panic!("{verdict:?}"),
+        };
     let (a, b) = (known(1, "a", &[]), known(2, "b", &[]));
     assert_eq!(
         [imdsv1(&a), imdsv1(&b), imdsv1(&unknown(3))],
@@ -266,7 +268,7 @@ fn a_trace_names_the_first_condition_that_failed() {
         .concat(),
     );
     let whys = |who: &Subject| -> Vec<_> {
-        let steps = policy.trace(who, &path("/x"));
+        let steps = policy.trace(&Query::new(who, ReadMethod::Get, &path("/x")));
         steps.into_iter().map(|step| step.why).collect()
     };
     let who = Why::Who("user:a, group:g".into());
@@ -284,6 +286,10 @@ fn a_trace_names_the_first_condition_that_failed() {
             Why::Decides
         ]
     );
-    let step = &policy.trace(&known(7, "z", &[]), &path("/x"))[1];
+    let step = &policy.trace(&Query::new(
+        &known(7, "z", &[]),
+        ReadMethod::Get,
+        &path("/x"),
+    ))[1];
     assert_eq!((step.rule.as_str(), step.place.as_str()), ("w", "0.toml:7"));
 }
