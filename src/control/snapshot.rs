@@ -87,6 +87,16 @@ impl Snapshot {
         Some(LoadedPolicy { policy, sources })
     }
 
+    /// The policy that was called by this hash, where it is one of those kept.
+    pub fn policy_by_hash(store: &Store, provider: Provider, hash: &str) -> Option<Policy> {
+        let kept = [Self::last(store), Self::before(store)];
+        let mut known = kept.into_iter().flatten().flatten();
+        let snapshot = known.find(|it| it.policy == hash)?;
+        let loaded = snapshot.load(provider, &mut Diagnostics::new())?;
+        // A later version of this program may read the same text otherwise.
+        (**loaded.policy.hash() == *hash).then_some(loaded.policy)
+    }
+
     pub(super) fn default(&self) -> Action {
         self.default
     }

@@ -27,6 +27,8 @@ pub(super) struct Reply {
     /// says.
     connection: Option<usize>,
     body: Bytes,
+    /// Whether the body's length is still to be said, where there is one.
+    is_unmeasured: bool,
     /// Whether it may still wait for others to leave beside it.
     at_once: bool,
 }
@@ -82,9 +84,7 @@ pub(super) fn passed_on(answer: Answer, access: Option<&Access>) -> Reply {
             reply.say(name, &header.value);
         }
     }
-    if !measured && reply.status != StatusCode::NO_CONTENT {
-        reply.say("Content-Length", reply.body.len().to_string());
-    }
+    reply.is_unmeasured = !measured && reply.status != StatusCode::NO_CONTENT;
     // RFC 9110, 6.6.1.
     if !dated {
         reply.say("Date", httpdate::fmt_http_date(SystemTime::now()));
@@ -192,6 +192,7 @@ impl Reply {
             lines: Vec::with_capacity(512),
             connection: None,
             body,
+            is_unmeasured: false,
             at_once: false,
         }
     }
@@ -240,6 +241,10 @@ impl Reply {
             .split_at_checked(at)
             .unwrap_or((&self.lines, &[]));
         let body: &[u8] = if form.without_body { b"" } else { &self.body };
+        let length = match self.is_unmeasured && !form.without_body {
+            true => format!("Content-Length: {}\r\n", body.len()),
+            false => String::new(),
+        };
         let reason = self.status.canonical_reason().unwrap_or("Unknown");
         [
             version.as_bytes(),
@@ -250,6 +255,7 @@ impl Reply {
             before,
             connection.as_bytes(),
             behind,
+            length.as_bytes(),
             b"\r\n",
             body,
         ]

@@ -15,6 +15,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::chown;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -39,6 +40,9 @@ struct Untouched<'h, 'n> {
 fn with_host(test: impl FnOnce(&Untouched) + Send + 'static) {
     in_network(|net| {
         let host = Host::prepare(net, &Setup::default());
+        // What the daemon keeps stays, as its log does.
+        fs::create_dir(host.path("state")).unwrap();
+        chown(host.path("state"), Some(DAEMON.uid), Some(DAEMON.gid)).unwrap();
         // A rule set of other people's, which must stay as it is.
         nft::load(
             "table inet others {

@@ -1,4 +1,4 @@
-//! What `explain`, `test` and the daemon say of one request is the same: for
+//! What `explain`, `test`, `audit replay` and the daemon say of one request is the same: for
 //! callers, paths, methods and versions at random, also where no name can be
 //! looked up.
 
@@ -301,6 +301,18 @@ fn whatever_predicts_a_verdict_agrees_with_the_daemon() {
     eprintln!("{count} requests, by (allowed, named, v1): {seen:?}");
 }
 
+/// The records judged again: what can be, as it was.
+fn replayed(host: &Host, count: usize) {
+    let mut command = host.command("audit replay --json");
+    command.arg("--policy").arg(host.path("policy.d"));
+    let output = command.output().unwrap();
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(said["otherwise"], 0, "{said}");
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let judged = said["as_recorded"].as_u64().unwrap();
+    assert!(usize::try_from(judged).unwrap() > count / 3, "{said}");
+}
+
 type Seen = HashMap<(bool, bool, bool), usize>;
 
 fn compared(net: &Net, policy: String, cases: &[Case], mut seen: Seen) -> Seen {
@@ -320,6 +332,7 @@ fn compared(net: &Net, policy: String, cases: &[Case], mut seen: Seen) -> Seen {
             assert_eq!(live, said, "{case:?}: the daemon, and {way}");
         }
     }
+    replayed(&host, cases.len());
     for (case, (allowed, _)) in cases.iter().zip(&live) {
         *seen
             .entry((*allowed, case.account.is_some(), case.v1))

@@ -118,10 +118,17 @@ fn a_refusal_is_explained_by_the_id_that_the_user_was_shown() {
             "{said}"
         );
 
-        // Under other rules, those of that time are not known any more.
+        // Under other rules, those of that time are known as long as the
+        // daemon keeps them.
         host.write_policy(
             "[[rule]]\nname = \"all\"\naction = \"allow\"\nwho = [\"any\"]\npaths = [\"/**\"]\n",
         );
+        let (code, said) = explain(&host, &by_rule, &[]);
+        assert!(
+            code == Some(1) && said.contains("\"not staff\" decides"),
+            "{said}"
+        );
+        fs::remove_dir_all(host.path("state")).unwrap();
         let (code, said) = explain(&host, &by_rule, &[]);
         assert_eq!(code, Some(3), "{said}");
         let text = flowing(&said);

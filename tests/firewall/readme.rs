@@ -94,8 +94,12 @@ fn the_five_steps_as_they_are_typed() {
             get(ALICE, V4, CREDENTIALS, Some(&token(ALICE, V4, 60))).status,
             403
         );
-        let log = fs::read_to_string("/var/log/imdsfw/audit.jsonl").unwrap();
-        assert!(log.contains("\"reason\":\"allowed\"") && log.contains("\"uid\":4001"));
+        // A refusal does not wait for its record.
+        wait_for("the records", || {
+            let log = fs::read_to_string("/var/log/imdsfw/audit.jsonl").unwrap();
+            let both = log.contains("\"reason\":\"allowed\"") && log.contains("\"uid\":4001");
+            both.then_some(())
+        });
         drop(service);
     });
 }

@@ -10,9 +10,11 @@ use super::{Asked, NO_POLICY, program};
 use crate::audit::reading::{Logs, ReadingError};
 use crate::cli::{Outcome, fold, paragraph, print};
 use crate::config::{Config, load_policy, policy_by_hash};
+use crate::control::{Snapshot, Store};
 use crate::diagnose::{Diagnostics, plain_text};
 use crate::ids::{Gid, Uid};
-use crate::policy::{Account, AccountFacts, Group, Origin, Subject, Unit};
+use crate::intercept::daemon_uid;
+use crate::policy::{Account, AccountFacts, Group, Origin, Policy, Subject, Unit};
 
 pub(super) fn run(id: &str, config: &Config, as_json: bool) -> Outcome {
     let log = config.audit.file.display();
@@ -47,7 +49,7 @@ pub(super) fn run(id: &str, config: &Config, as_json: bool) -> Outcome {
     let mut policy_is_known = true;
     let mut told = String::new();
     if let (Some(asked), Some(hash), true) = (record.asked(), &record.policy, record.was_judged()) {
-        if let Some(policy) = policy_by_hash(config, hash) {
+        if let Some(policy) = policy_of(config, hash) {
             let answer = Answer::new(&asked, config.provider, &policy);
             if let Some(differs) = record.differs(&answer) {
                 told += &paragraph("  ", differs);
@@ -77,6 +79,15 @@ pub(super) fn run(id: &str, config: &Config, as_json: bool) -> Outcome {
         true => u8::from(!record.was_allowed()),
         false => NO_POLICY,
     }))
+}
+
+/// Of the files as they stand, or as the daemon has kept them.
+fn policy_of(config: &Config, hash: &str) -> Option<Policy> {
+    policy_by_hash(config, hash).or_else(|| {
+        let owner = daemon_uid(&config.user).unwrap_or(Uid::ROOT);
+        let store = Store::new(config.state_directory.clone(), owner);
+        Snapshot::policy_by_hash(&store, config.provider, hash)
+    })
 }
 
 fn recorded(config: &Config, id: &str) -> Result<Option<Value>, ReadingError> {
