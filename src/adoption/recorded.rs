@@ -193,13 +193,21 @@ impl Recorded {
                 method: self.method,
                 path: &self.path,
             });
-            judge(verdict, self.method, self.token.clone(), Mode::Enforce)
+            // Behind a token that is nobody's, no rule is asked; a missing one
+            // may be bridged by the rule.
+            let hangs = verdict.unknown().is_some()
+                && matches!(
+                    self.token,
+                    TokenState::Good(_) | TokenState::Relayed(_) | TokenState::Missing
+                );
+            let judged = judge(verdict, self.method, self.token.clone(), Mode::Enforce);
+            (judged, hangs)
         };
-        let mut judged = ask(&self.subject);
+        let (mut judged, mut hangs) = ask(&self.subject);
         if let Account::Known(facts) = &self.subject.account {
             let unsure: Vec<_> = gids.iter().filter(|gid| **gid != facts.gid).collect();
             if unsure.len() > GIDS_TRIED {
-                judged = ask(&Subject {
+                (judged, hangs) = ask(&Subject {
                     uid: self.subject.uid,
                     account: Account::Undecidable,
                 });
@@ -217,7 +225,7 @@ impl Recorded {
                                     name: None,
                                 }),
                         );
-                    let other = ask(&Subject {
+                    let (other, _) = ask(&Subject {
                         uid: self.subject.uid,
                         account: Account::Known(facts),
                     });
@@ -227,11 +235,9 @@ impl Recorded {
                 }
             }
         }
-        match judged.reason {
-            Reason::AccountUnknown | Reason::WitnessGone | Reason::Holders => {
-                Err(NotJudged::AccountUnknown)
-            }
-            _ => Ok(judged),
+        match hangs {
+            true => Err(NotJudged::AccountUnknown),
+            false => Ok(judged),
         }
     }
 }

@@ -78,7 +78,7 @@ fn policy(dice: &mut Dice) -> String {
         0 => "any".to_owned(),
         1 => format!("user:person{}", dice.below(60)),
         2 | 3 => format!("group:group{}", dice.below(8)),
-        4 => format!("gid:{}", 7100 + dice.below(8)),
+        4 => format!("gid:{}", 7100 + dice.below(3)),
         5 => format!("uid:{}", 6000 + dice.below(60)),
         _ => format!("uid:{}-", 6000 + dice.below(60)),
     };
@@ -310,7 +310,7 @@ fn replayed(host: &Host, count: usize) {
     assert_eq!(said["otherwise"], 0, "{said}");
     assert_eq!(output.status.code(), Some(0), "{said}");
     let judged = said["as_recorded"].as_u64().unwrap();
-    assert!(usize::try_from(judged).unwrap() > count / 3, "{said}");
+    assert!(usize::try_from(judged).unwrap() > count / 8, "{said}");
 }
 
 type Seen = HashMap<(bool, bool, bool), usize>;
