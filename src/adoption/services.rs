@@ -12,9 +12,10 @@ use crate::doctor;
 use crate::ids::Uid;
 
 /// In the order of their start; each waits until it is ready.
-const UNITS: [&str; 4] = [
+const UNITS: [&str; 5] = [
     "imdsfw-rules.service",
     "imdsfw.socket",
+    "imdsfw-control.socket",
     "imdsfw-witness.service",
     "imdsfw.service",
 ];

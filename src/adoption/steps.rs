@@ -156,14 +156,15 @@ pub fn disable(path: &Path) -> Result<(), AdoptionError> {
     let (places, services) = begin(path, None)?;
     let _lock = lock(&places)?.ok_or(AdoptionError::Busy)?;
     let mut state = State::load(&places).map_err(AdoptionError::State)?;
-    if let Some(window) = state.window.take() {
-        services.let_stand(window.undoer.as_ref());
-    }
     services.stop_watcher(&state, &services.all_units());
     if let Some(pid) = doctor::watcher() {
         return Err(AdoptionError::Watched(pid));
     }
     intercept::remove(None)?;
+    // Until then, what was to be undone by itself still is.
+    if let Some(window) = state.window.take() {
+        services.let_stand(window.undoer.as_ref());
+    }
     services.stop(&mut state, &[]);
     services.disable().map_err(AdoptionError::Services)?;
     let _ = fs::remove_file(places.mode());
@@ -401,15 +402,17 @@ fn keep(
         What::Enable { observe: true, .. } => Some(Mode::Observe),
         What::Enforce => Some(Mode::Enforce),
     };
+    // Before the mode is written, which nothing undoes.
+    let said = match what {
+        What::Enable { .. } => services.keep().map_err(AdoptionError::Services)?,
+        What::Enforce => None,
+    };
     if let Some(mode) = mode {
         let text = mode_file(mode);
         write_whole(&state.places.mode(), text.as_bytes(), 0o644).map_err(AdoptionError::State)?;
         unset_mode_for_now(state);
     }
-    match what {
-        What::Enable { .. } => services.keep().map_err(AdoptionError::Services),
-        What::Enforce => Ok(None),
-    }
+    Ok(said)
 }
 
 /// Back to what was before; what went wrong on the way.

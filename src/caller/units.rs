@@ -112,16 +112,24 @@ fn walk(mount: &Path) -> HashMap<u64, Unit> {
             if units.len() >= DIRECTORIES_MAX || !entry.file_type().is_ok_and(|it| it.is_dir()) {
                 continue;
             }
-            // The first that is no slice: below it, names are its own affair.
-            let unit = match (&within, unit_name(&entry.file_name())) {
-                (Unit::Outside, Some(name)) => Unit::Named(name),
-                _ => within.clone(),
+            // The first that is no slice: below it, names are its own affair,
+            // and below one that is no unit either, nobody can tell.
+            let name = entry.file_name();
+            let (unit, below) = match (&within, unit_name(&name)) {
+                (Unit::Outside, Some(name)) => (Unit::Named(name.clone()), Unit::Named(name)),
+                (Unit::Outside, None) if is_slice(&name) => (Unit::Outside, Unit::Outside),
+                (Unit::Outside, None) => (Unit::Outside, Unit::Unknown),
+                _ => (within.clone(), within.clone()),
             };
-            units.insert(entry.ino(), unit.clone());
-            todo.push_back((entry.path(), unit));
+            units.insert(entry.ino(), unit);
+            todo.push_back((entry.path(), below));
         }
     }
     units
+}
+
+pub(super) fn is_slice(directory: &std::ffi::OsStr) -> bool {
+    directory.as_encoded_bytes().ends_with(b".slice")
 }
 
 pub(super) fn unit_name(directory: &std::ffi::OsStr) -> Option<Arc<str>> {

@@ -153,12 +153,13 @@ fn clock_at(now: SystemTime, service: Option<SystemTime>) -> Finding {
     Finding::failure("clock", what, "timedatectl set-ntp true")
 }
 
-/// The process of root's that watches the rules of this network. Only root's
-/// count: anybody can take a name.
+/// The process of root's that watches the rules of this network. Only those
+/// that are root's by every uid count: anybody can take a name, and a setuid
+/// program by it.
 pub(crate) fn watcher() -> Option<u32> {
     let own = fs::read_link("/proc/thread-self/ns/net").ok();
     sockets::processes()
-        .filter(|(_, process)| sockets::uid(process) == Some(0))
+        .filter(|(_, process)| sockets::is_wholly_roots(process))
         .filter(|(_, process)| fs::read_link(process.join("ns/net")).ok() == own)
         .find(|(_, process)| {
             fs::read_to_string(process.join("comm")).is_ok_and(|name| name == "imdsfw-watch\n")

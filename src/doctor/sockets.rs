@@ -61,6 +61,14 @@ pub(super) fn uid(process: &Path) -> Option<u32> {
     uids.split_whitespace().nth(1)?.parse().ok()
 }
 
+/// Whether a process is root's by its real, effective, saved and file system
+/// uid: what a user runs with root's rights has the user's real one.
+pub(super) fn is_wholly_roots(process: &Path) -> bool {
+    let status = fs::read_to_string(process.join("status")).unwrap_or_default();
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    uids.is_some_and(|uids| uids.split_whitespace().eq(["0"; 4]))
+}
+
 /// Whether a process has this socket open.
 pub(super) fn holds(process: &Path, inode: u64) -> bool {
     let link = format!("socket:[{inode}]");

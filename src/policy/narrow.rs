@@ -59,8 +59,22 @@ impl fmt::Display for Methods {
     }
 }
 
-/// Units that users are in, of whom this one stands for all.
-const OF_USERS: [&str; 2] = ["session-1.scope", "user@1000.service"];
+/// Units that users are in, or that run what users hand them: these stand for
+/// all.
+const OF_USERS: [&str; 12] = [
+    "session-1.scope",
+    "user@1000.service",
+    "apache2.service",
+    "atd.service",
+    "cron.service",
+    "crond.service",
+    "gitlab-runner.service",
+    "httpd.service",
+    "php-fpm.service",
+    "postfix.service",
+    "slurmd.service",
+    "sshd.service",
+];
 
 /// Lists of which one entry each must hold, where there are any.
 #[derive(Debug, Default)]
@@ -146,15 +160,13 @@ impl Narrow {
             && within(&self.loginuid, &other.loginuid, LoggedIn::includes)
     }
 
-    /// Whether it leaves out those who merely log in. In which unit they are,
-    /// and that they did, they cannot choose; what they run, they can.
+    /// Whether it leaves out those who merely log in. In which unit they are
+    /// they cannot choose; what they run, they can, and whoever has no loginuid
+    /// may take any (audit's loginuid is open as long as it is unset).
     pub(super) fn keeps_users_out(&self) -> bool {
         let of_users =
             |unit: &Condition<Pattern>| OF_USERS.iter().any(|user| unit.test.matches(&[*user]));
-        let of_anyone =
-            |login: &Condition<LoggedIn>| login.test.includes(&LoggedIn::Uids(0..=NO_ID - 1));
         !self.unit.is_empty() && !self.unit.iter().any(of_users)
-            || !self.loginuid.is_empty() && !self.loginuid.iter().any(of_anyone)
     }
 
     pub(super) fn units(&self) -> String {

@@ -113,7 +113,7 @@ impl Proxy {
             }
             let sent = connection.send(&reply.to_bytes(form)).await;
             if sent.is_err() || form.persistence == Persistence::Close {
-                return;
+                break false;
             }
         };
         if let Some(part) = connection.left_over() {

@@ -101,6 +101,11 @@ impl Proxy {
         passing: &Passing<'_>,
         witnessed: &Witnessed,
     ) -> Option<Withheld> {
+        // Where nobody can say who holds it, a lockdown holds for whoever does.
+        let is_unseen = witnessed.as_ref().map_or(true, |it| it.holders.is_empty());
+        if is_unseen && passing.orders.lockdown.is_some() {
+            return Some(Withheld::lockdown());
+        }
         let uids = match witnessed {
             Ok(seen) if seen.holders.is_empty() => return judge_holders(Ok(Vec::new())),
             Ok(seen) => seen.uids(),

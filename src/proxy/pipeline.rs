@@ -146,6 +146,7 @@ impl Proxy {
 
     /// Who holds the connection is found out where that could change what the
     /// policy says of a caller reading a path, and never where it could not.
+    /// Whether it was asked for.
     pub(super) async fn clear_up(
         &self,
         orders: &Orders,
@@ -153,13 +154,15 @@ impl Proxy {
         caller: &Caller,
         origin: &mut Origin,
         (read, path): (&Read, &CanonicalPath),
-    ) {
+    ) -> bool {
         let verdict = orders.decide(&query(caller, origin, read, path));
-        if let Some(unknown) = verdict.unknown()
-            && let Some(seen) = self.callers.clear_up(caller, unknown, origin).await
-        {
+        let Some(unknown) = verdict.unknown() else {
+            return false;
+        };
+        if let Some(seen) = self.callers.clear_up(caller, unknown, origin).await {
             holders::note(record, caller, &seen);
         }
+        true
     }
 
     pub(super) fn token_state(&self, orders: &Orders, caller: &Caller, read: &Read) -> TokenState {

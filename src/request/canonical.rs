@@ -162,11 +162,15 @@ impl Rejected {
             .unwrap_or_default();
         let mut parts = line.splitn(3, |byte| *byte == b' ');
         let method = parts.next().filter(|part| !part.is_empty());
+        // Behind what is no method stands no target: a header, perhaps, that
+        // came first, and in it a token.
+        let is_method = method.is_some_and(|it| it.iter().all(u8::is_ascii_alphabetic));
         Self {
             cause: cause.into(),
             method: method.map(|method| escaped(method, 16).into()),
             raw: parts
                 .next()
+                .filter(|target| is_method || target.first() == Some(&b'/'))
                 .map(|target| escaped(target, RAW_TARGET_MAX).into()),
             user_agent: None,
         }

@@ -106,9 +106,10 @@ fn unit(line: &str) -> Option<String> {
     let path = line
         .strip_prefix("0::")
         .or_else(|| line.split_once(":name=systemd:").map(|(_, path)| path))?;
-    path.split('/')
-        .find_map(|directory| units::unit_name(directory.as_ref()))
-        .map(|unit| unit.as_ref().to_owned())
+    let mut directories = path.split('/').filter(|it| !it.is_empty());
+    // Below what is no slice, names are its own affair.
+    let first = directories.find(|it| !units::is_slice(it.as_ref()))?;
+    Some(units::unit_name(first.as_ref())?.as_ref().to_owned())
 }
 
 #[cfg(test)]

@@ -233,10 +233,11 @@ fn everyone_is_everyone_still_where_nobody_is_kept_out() {
         ("unit = [\"session-*.scope\"]", true),
         ("loginuid = [\"any\"]", true),
         ("unit = [\"backup.service\"]", false),
-        ("loginuid = [\"none\"]", false),
+        ("unit = [\"cron.service\"]", true),
+        ("loginuid = [\"none\"]", true),
         (
             "loginuid = [\"user:alice\"]\nexe = [\"/usr/bin/aws\"]",
-            false,
+            true,
         ),
     ] {
         let text = rule("r", "allow", "[\"any\"]", "[\"@role\"]", narrow);
