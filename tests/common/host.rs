@@ -24,6 +24,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::net::Net;
+use super::schema;
 use super::user::{ALICE, BOB, CWAGENT, DAEMON, INSTANCE_CONNECT, User};
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_imdsfw");
@@ -416,9 +417,11 @@ impl<'a> Host<'a> {
         events
     }
 
-    /// Every whole record in the log now.
+    /// Every whole record in the log now; each is one that the schema has.
     pub(crate) fn audit(&self) -> Vec<Value> {
-        json_lines(&self.path("log/audit.jsonl"))
+        let records = json_lines(&self.path("log/audit.jsonl"));
+        records.iter().for_each(schema::must_hold);
+        records
     }
 
     /// The records of requests and refused connections, once there are `count`.

@@ -331,10 +331,9 @@ fn by(native: &mut Native) -> Option<Value> {
 fn person(native: &mut Native, at: &str) -> Option<Value> {
     let uid = native.take_text(&format!("{at}.uid"));
     let user = uid.map(|uid| json!({ "uid": uid }));
-    let login = native.take_count(&format!("{at}.login"));
     let process = native.take(&format!("{at}.pid")).and_then(|pid| {
-        let login = login.map(Value::from);
-        object([("pid", Some(pid)), ("auid", login)])
+        let login = native.take_count(&format!("{at}.login"));
+        object([("pid", Some(pid)), ("auid", login.map(Value::from))])
     });
     object([("user", user), ("process", process)])
 }

@@ -160,7 +160,6 @@ fn actor(native: &mut Native) -> Value {
         ("groups", (!groups.is_empty()).then(|| groups.into())),
     ]);
     // Not set is -1, which is nobody's; it stays what it is, unmapped.
-    let login = native.take_count("caller.loginuid");
     let session = native.take_count("caller.ses");
     let session = session.map(|it| json!({ "uid": it.to_string() }));
     let process = native.take("caller.pid").and_then(|pid| {
@@ -172,7 +171,10 @@ fn actor(native: &mut Native) -> Value {
             ("pid", Some(pid)),
             ("name", native.take("caller.comm")),
             ("file", exe),
-            ("auid", login.map(Value::from)),
+            (
+                "auid",
+                native.take_count("caller.loginuid").map(Value::from),
+            ),
         ])
     });
     object([
