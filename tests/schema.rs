@@ -50,9 +50,15 @@ fn its_lists_are_those_of_the_source() {
     let class = &schema()["$defs"]["request"]["properties"]["class"]["enum"];
     assert_eq!(words(class), classes);
     for event in events {
-        let has_detail = schema()["$defs"].get(event).is_some();
-        let is_request = ["request", "connection.refused"].contains(&event);
-        assert_ne!(has_detail, is_request, "{event}");
+        if !["request", "connection.refused"].contains(&event) {
+            assert!(schema()["$defs"][event].is_object(), "{event}");
+            let applies = json!({
+                "if": { "properties": { "event": { "const": event } } },
+                "then": { "properties": { "detail": { "$ref": format!("#/$defs/{event}") } } },
+            });
+            let applied = schema()["allOf"].as_array().unwrap();
+            assert!(applied.contains(&applies), "{event}");
+        }
     }
 }
 

@@ -122,12 +122,13 @@ fn rsyslog_brings_every_line_also_while_the_collector_is_away() {
         write(100, 4000);
         wait_for("a queue on disk", || {
             let mut files = fs::read_dir(&host.dir).unwrap();
-            files.find(|it| {
-                let name = it.as_ref().unwrap().file_name();
+            let is_queue = files.any(|it| {
+                let name = it.unwrap().file_name();
                 name.to_str().unwrap().starts_with("imdsfw.0")
-            })
+            });
+            is_queue.then_some(())
         });
-        // Rotated meanwhile, and the sender started anew.
+        // Rotated meanwhile.
         fs::rename(&log, dir.join("imdsfw/audit.jsonl.1")).unwrap();
         write(4000, 4100);
         let collecting = collector.start();

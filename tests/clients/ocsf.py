@@ -31,7 +31,7 @@ def captions(name, event):
         sibling, enum = known.get("sibling"), known.get("enum")
         if not enum or not sibling or sibling not in event or value == 99:
             continue
-        caption = enum[str(value)]["caption"]
+        caption = enum.get(str(value), {}).get("caption")
         if event[sibling] != caption:
             yield f"{sibling} is {event[sibling]!r}, and {attribute} {value} is {caption!r}"
 

@@ -258,7 +258,8 @@ fn summary(native: &mut Native, place: &Place) -> Said {
     let (first, last) = (moment("detail.first"), moment("detail.last"));
     let count = native.take_count("detail.count");
     let message = format!("{} denials more", count.unwrap_or_default());
-    denied(native, place, Severity::Medium, message, "Unknown")
+    let api = json!({ "operation": "Unknown", "service": { "name": request::SERVICE } });
+    denied(native, place, message, api)
         .with("count", count.map(Value::from))
         .with("start_time", first)
         .with("end_time", last)
@@ -267,16 +268,14 @@ fn summary(native: &mut Native, place: &Place) -> Said {
 /// An answer kept back when its record was already written.
 fn withheld(native: &mut Native, place: &Place) -> Said {
     let message = "credentials were kept back whose record says they left".to_owned();
-    let id = native.text("detail.id").unwrap_or("unknown").to_owned();
-    let mut said = denied(native, place, Severity::Medium, message, "GET");
+    let id = native.take("detail.id").map(|id| json!({ "uid": id }));
+    let api = object([
+        ("operation", Some("GET".into())),
+        ("service", Some(json!({ "name": request::SERVICE }))),
+        ("request", id),
+    ]);
+    let mut said = denied(native, place, message, api.unwrap_or_default());
     said.activity = Activity::new(2, "Read");
-    for (key, value) in &mut said.fields {
-        if key == "api"
-            && let Some(api) = value.as_object_mut()
-        {
-            api.insert("request".into(), json!({ "uid": id }));
-        }
-    }
     said
 }
 
@@ -284,29 +283,19 @@ fn control(native: &mut Native, place: &Place) -> Said {
     let count = native.take_count("detail.count");
     let reason = native.take("detail.why");
     let message = "an order on the control socket was refused".to_owned();
-    denied(native, place, Severity::Medium, message, "control")
+    let api = json!({ "operation": "control", "service": { "name": "imdsfw control socket" } });
+    denied(native, place, message, api)
         .with("count", count.map(Value::from))
         .with("status_code", reason)
 }
 
-fn denied(
-    native: &mut Native,
-    place: &Place,
-    severity: Severity,
-    message: String,
-    operation: &str,
-) -> Said {
-    let service = match operation {
-        "control" => "imdsfw control socket",
-        _ => "instance metadata service",
-    };
-    let reason = native.take("detail.reason");
-    let api = json!({ "operation": operation, "service": { "name": service } });
+fn denied(native: &mut Native, place: &Place, message: String, api: Value) -> Said {
+    let (class, severity) = (Class::ApiActivity, Severity::Medium);
     let (action, disposition) = (Action::Denied, Disposition::Blocked);
     let asked = person(native, "detail").unwrap_or_else(|| json!({ "app_name": "Unknown" }));
-    Said::new(Class::ApiActivity, Activity::UNKNOWN, severity, message)
+    Said::new(class, Activity::UNKNOWN, severity, message)
         .ended(Outcome::Failure)
-        .with("status_code", reason)
+        .with("status_code", native.take("detail.reason"))
         .with("action_id", json!(action.id()))
         .with("action", json!(action.name()))
         .with("disposition_id", json!(disposition.id()))

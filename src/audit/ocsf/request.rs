@@ -14,6 +14,8 @@ use crate::provider::Class as PathClass;
 
 /// Who is there when nobody could be named; a class needs somebody.
 const NOBODY: &str = "Unknown";
+/// What was asked.
+pub(super) const SERVICE: &str = "instance metadata service";
 /// The methods that OCSF has a word for.
 const METHODS: [&str; 9] = [
     "CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE",
@@ -84,16 +86,14 @@ fn met(
     let is_precious = [PathClass::Credentials, PathClass::Secrets]
         .iter()
         .any(|it| class == Some(it.as_str()));
-    let of_policy = if is_precious {
-        Severity::Medium
-    } else {
-        Severity::Low
+    let of_policy = match is_precious {
+        true => Severity::Medium,
+        false => Severity::Low,
     };
-    // Most likely stolen.
-    let of_token = if detail == Some("other_uid") {
-        Severity::High
-    } else {
-        Severity::Low
+    let of_token = match detail {
+        // Most likely stolen.
+        Some("other_uid") => Severity::High,
+        _ => Severity::Low,
     };
     let denied = |disposition, severity| (Action::Denied, disposition, severity);
     match reason {
@@ -203,7 +203,7 @@ fn api(native: &mut Native, reason: Option<&str>, is_allowed: bool) -> Value {
         ("code", native.get("status").cloned()),
         ("error", reason.filter(|_| !is_allowed).map(Value::from)),
     ]);
-    let service = json!({ "name": "instance metadata service" });
+    let service = json!({ "name": SERVICE });
     object([
         ("operation", Some(operation.into())),
         ("service", Some(service)),
