@@ -28,6 +28,8 @@ use super::schema;
 use super::user::{ALICE, BOB, CWAGENT, DAEMON, INSTANCE_CONNECT, User};
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_imdsfw");
+/// Requests of one log that are held against the schema.
+const SHOWN_MAX: usize = 1000;
 /// For a daemon or simulator to be ready or gone; none takes this long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -420,11 +422,14 @@ impl<'a> Host<'a> {
         events
     }
 
-    /// Every whole record in the log now; each is one that the schema has.
+    /// Every whole record in the log now, each one that the schema has.
     pub(crate) fn audit(&self) -> Vec<Value> {
         let records = json_lines(&self.path("log/audit.jsonl"));
-        let before = self.looked_at.replace(records.len());
-        records.iter().skip(before).for_each(schema::must_hold);
+        let new = records.iter().enumerate();
+        let new = new.skip(self.looked_at.replace(records.len()));
+        // Of the requests of a flood, the first will do.
+        new.filter(|(at, it)| *at < SHOWN_MAX || it["event"] != "request")
+            .for_each(|(_, record)| schema::must_hold(record));
         records
     }
 
