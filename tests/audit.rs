@@ -108,6 +108,8 @@ fn nothing_that_a_record_says_steers_a_terminal() {
         &["query"][..],
         &["query", "--json"],
         &["query", "--csv"],
+        &["export", "--format", "native"],
+        &["export", "--format", "ocsf"],
         &["who", "--access-key", KEY],
         &["who", "--access-key", KEY, "--json"],
         &["learn"],

@@ -8,6 +8,7 @@ mod file;
 mod host;
 mod id;
 mod log;
+pub mod ocsf;
 pub mod reading;
 mod record;
 mod request;

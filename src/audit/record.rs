@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::caller::witness::Holder;
 use crate::config::Mode;
@@ -23,7 +23,7 @@ const GROUPS_MAX: usize = 16;
 const TEXT_MAX: usize = 256;
 
 /// Everything that can be written about. One closed list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Event {
     /// One request, whatever became of it.
     #[serde(rename = "request")]
@@ -118,7 +118,8 @@ pub enum Decision {
 }
 
 /// Why a request ended as it did. One closed list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// A rule or the default allows it, or any caller may (minting).
     Allowed,

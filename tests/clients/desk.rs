@@ -202,9 +202,13 @@ pub(crate) fn lines(records: &[Value]) -> Vec<String> {
 const DEBIAN_PYTHON: &str = "debian/usr/lib/python3/dist-packages";
 
 /// Where `.ci/setup tests` puts the clients: beside the builds.
-fn installed() -> PathBuf {
+pub(crate) fn installed() -> PathBuf {
     let clients = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("clients");
-    for part in ["venv/requirements.txt", "debian/packages"] {
+    for part in [
+        "venv/requirements.txt",
+        "fleet-venv/requirements.txt",
+        "debian/packages",
+    ] {
         assert!(
             File::open(clients.join(part)).is_ok(),
             "{part} is not in {}: run .ci/setup tests",

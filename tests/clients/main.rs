@@ -17,6 +17,8 @@ mod adoption;
 mod agents;
 mod curl;
 mod desk;
+mod fleet;
+mod ocsf;
 mod sdk;
 mod shipped;
 mod tools;

@@ -1,7 +1,7 @@
 //! A host with the firewall on it: accounts of its own, the simulated service
 //! behind the veth, the rules loaded and the real daemon running.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::fs::{self, Permissions};
 use std::io::{BufRead as _, BufReader, ErrorKind, IoSlice};
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
@@ -24,9 +24,12 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::net::Net;
+use super::schema;
 use super::user::{ALICE, BOB, CWAGENT, DAEMON, INSTANCE_CONNECT, User};
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_imdsfw");
+/// Requests of one log that are held against the schema.
+const SHOWN_MAX: usize = 1000;
 /// For a daemon or simulator to be ready or gone; none takes this long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -80,6 +83,8 @@ pub(crate) struct Host<'a> {
     daemon: Option<Child>,
     /// What a service manager would hold.
     held: OnceCell<[OwnedFd; 3]>,
+    /// How many records of the log were held against the schema.
+    looked_at: Cell<usize>,
 }
 
 impl<'a> Host<'a> {
@@ -110,6 +115,7 @@ impl<'a> Host<'a> {
             sim: None,
             daemon: None,
             held: OnceCell::new(),
+            looked_at: Cell::new(0),
         }
     }
 
@@ -416,9 +422,15 @@ impl<'a> Host<'a> {
         events
     }
 
-    /// Every whole record in the log now.
+    /// Every whole record in the log now, each one that the schema has.
     pub(crate) fn audit(&self) -> Vec<Value> {
-        json_lines(&self.path("log/audit.jsonl"))
+        let records = json_lines(&self.path("log/audit.jsonl"));
+        let new = records.iter().enumerate();
+        let new = new.skip(self.looked_at.replace(records.len()));
+        // Of the requests of a flood, the first will do.
+        new.filter(|(at, it)| *at < SHOWN_MAX || it["event"] != "request")
+            .for_each(|(_, record)| schema::must_hold(record));
+        records
     }
 
     /// The records of requests and refused connections, once there are `count`.

@@ -12,6 +12,7 @@ pub(crate) mod login;
 pub(crate) mod naive;
 pub(crate) mod net;
 pub(crate) mod nft;
+pub(crate) mod schema;
 pub(crate) mod shown;
 pub(crate) mod user;
 pub(crate) mod watcher;

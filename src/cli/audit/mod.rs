@@ -1,5 +1,6 @@
 //! `imdsfw audit`: reads the audit log back.
 
+mod export;
 mod learn;
 mod query;
 mod replay;
@@ -36,6 +37,7 @@ enum Action {
     Query(query::Args),
     Tail(tail::Args),
     Who(who::Args),
+    Export(export::Args),
     Learn(learn::Args),
     Replay(replay::Args),
 }
@@ -45,6 +47,7 @@ pub(super) fn run(args: Args) -> Outcome {
         Action::Query(args) => query::run(args),
         Action::Tail(args) => tail::run(args),
         Action::Who(args) => who::run(args),
+        Action::Export(args) => export::run(args),
         Action::Learn(args) => learn::run(args),
         Action::Replay(args) => replay::run(args),
     }
