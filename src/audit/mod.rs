@@ -4,6 +4,7 @@
 //! credential or body may ever be written: the schema has no place for one.
 
 mod denials;
+pub mod digest;
 mod file;
 mod host;
 mod id;

@@ -18,6 +18,7 @@ mod lines;
 mod record;
 #[cfg(test)]
 mod tests;
+mod when;
 
 use std::fmt;
 use std::io;
@@ -29,6 +30,7 @@ use filter::Sieve;
 pub use follow::{Follow, Followed};
 use lines::{Ended, Line};
 pub use record::{Caller, Credential, HostNames, Record, Request, Text};
+pub use when::When;
 
 /// The logs to be read, oldest first, open already: a rotation meanwhile
 /// changes nothing.

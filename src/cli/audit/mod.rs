@@ -3,6 +3,7 @@
 mod learn;
 mod query;
 mod replay;
+mod report;
 mod tail;
 mod who;
 
@@ -38,6 +39,7 @@ enum Action {
     Who(who::Args),
     Learn(learn::Args),
     Replay(replay::Args),
+    Report(report::Args),
 }
 
 pub(super) fn run(args: Args) -> Outcome {
@@ -47,6 +49,7 @@ pub(super) fn run(args: Args) -> Outcome {
         Action::Who(args) => who::run(args),
         Action::Learn(args) => learn::run(args),
         Action::Replay(args) => replay::run(args),
+        Action::Report(args) => report::run(args),
     }
 }
 
