@@ -38,6 +38,7 @@ impl Browser {
         );
         let child = Command::new("bash")
             .args(["-c", &script])
+            .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("bash");
@@ -158,7 +159,12 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // Killed, it would leave its own children behind.
+        self.sent += 1;
+        let close = json!({ "id": self.sent, "method": "Browser.close" });
+        if self.to.write_all(format!("{close}\0").as_bytes()).is_err() {
+            let _ = self.child.kill();
+        }
         let _ = self.child.wait();
     }
 }

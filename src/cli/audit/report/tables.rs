@@ -178,9 +178,9 @@ pub(super) fn hand_outs(out: &mut String, digest: &Digest) -> fmt::Result {
         write!(
             out,
             "<tr data-user=\"{}\" data-class=\"credentials\" data-decision=\"allow\">\
-             <th scope=\"row\"><code>{}</code></th><td class=\"right\">{}\
-             <span class=\"sub\">until {}</span></td><td>{}</td><td class=\"right\">{}</td>\
-             <td class=\"num\">{}</td><td class=\"time\">{}</td></tr>\n",
+             <th scope=\"row\" class=\"wide\"><code>{}</code></th><td>{}\
+             <span class=\"sub\">until {}</span></td><td class=\"right\">{}</td><td class=\"wide\">{}</td>\
+             <td class=\"num\">{}</td><td class=\"time right\">{}</td></tr>\n",
             Text(&digest.name(it.account)),
             word(it.key),
             word(it.role),
@@ -230,7 +230,7 @@ pub(super) fn kinds(out: &mut String, digest: &Digest) -> fmt::Result {
         let reason = digest.reason(kind.reason).unwrap_or("unknown");
         let reason = match reason {
             "allowed" => String::new(),
-            _ => format!("<span class=\"sub\">{}</span>", Text(reason)),
+            _ => format!("<span class=\"sub reason\">{}</span>", Text(reason)),
         };
         let class_chip = match kind.class {
             Some(class) => format!("<span class=\"chip\">{class}</span> "),
@@ -246,7 +246,7 @@ pub(super) fn kinds(out: &mut String, digest: &Digest) -> fmt::Result {
              <th scope=\"row\">{}</th><td class=\"right\">{}</td>\
              <td class=\"wide\">{class_chip}{path}</td>\
              <td><span class=\"word {class}\">{said}</span>{reason}</td>\
-             <td class=\"num\">{}</td><td class=\"time\">{}</td></tr>\n",
+             <td class=\"num right\">{}</td><td class=\"time wide\">{}</td></tr>\n",
             Text(&digest.name(kind.account)),
             kind.class.unwrap_or(NO_CLASS),
             who(digest, kind.account),
@@ -342,7 +342,7 @@ pub(super) fn v1(out: &mut String, digest: &Digest) -> fmt::Result {
         write!(
             out,
             "<tr data-user=\"{}\" data-decision=\"{}\"><th scope=\"row\">{}</th>\
-             <td class=\"right\">{}</td>{}{}{}<td class=\"time\">{}</td></tr>\n",
+             <td class=\"right\">{}</td>{}{}{}<td class=\"time wide\">{}</td></tr>\n",
             Text(&digest.name(*account)),
             decisions(&v1.counts),
             who(digest, *account),
@@ -386,7 +386,7 @@ pub(super) fn limits(out: &mut String, digest: &Digest) -> fmt::Result {
         write!(
             out,
             "<tr data-user=\"{}\" data-decision=\"deny\"><th scope=\"row\">{}</th>\
-             <td class=\"right\">{}</td><td class=\"num\">{}</td><td class=\"time\">{}</td></tr>\n",
+             <td class=\"right\">{}</td><td class=\"num\">{}</td><td class=\"time right\">{}</td></tr>\n",
             Text(&digest.name(hit.account)),
             who(digest, hit.account),
             Text(&limit),
@@ -424,7 +424,7 @@ pub(super) fn events(out: &mut String, digest: &Digest) -> fmt::Result {
         };
         write!(
             out,
-            "<tr><td class=\"time\">{}</td><th scope=\"row\" class=\"right {tone}\">{}</th>\
+            "<tr><td class=\"time\">{}</td><th scope=\"row\" class=\"right reason {tone}\">{}</th>\
              <td class=\"wide\">{}</td></tr>\n",
             Time {
                 at: &it.time,
@@ -466,7 +466,7 @@ pub(super) fn losses(out: &mut String, digest: &Digest, tally: &Tally) -> fmt::R
         "missing",
         "What is missing",
         "Records are numbered without a gap. A gap is records that were not written, or were \
-         taken out; `imdsfw audit verify` tells more.",
+         taken out; <code>imdsfw audit verify</code> tells more.",
     )?;
     out.push_str("<ul>");
     let mut said = |count: u64, text: String| match count {
@@ -568,7 +568,7 @@ fn more(out: &mut String, all: usize, max: usize, what: &str) -> fmt::Result {
     match all > max {
         true => write!(
             out,
-            "<p class=\"soft\">The first {} of {} {what}; `imdsfw audit query` finds the rest.</p>",
+            "<p class=\"soft\">The first {} of {} {what}; <code>imdsfw audit query</code> finds the rest.</p>",
             grouped(u64::try_from(max).unwrap_or(0)),
             grouped(u64::try_from(all).unwrap_or(0)),
         ),
