@@ -15,6 +15,7 @@ mod request;
 mod tally;
 #[cfg(test)]
 mod tests;
+pub mod window;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use file::repair;

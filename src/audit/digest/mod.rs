@@ -509,7 +509,8 @@ impl Outcome {
 }
 
 impl Counts {
-    fn of(outcome: Outcome, count: u64) -> Self {
+    /// So many of one outcome.
+    pub(in crate::audit) fn of(outcome: Outcome, count: u64) -> Self {
         let mut counts = Self::default();
         match outcome {
             Outcome::Allowed => counts.allowed = count,

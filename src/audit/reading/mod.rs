@@ -16,6 +16,7 @@ mod filter;
 mod follow;
 mod lines;
 mod record;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod when;
@@ -30,6 +31,7 @@ use filter::Sieve;
 pub use follow::{Follow, Followed};
 use lines::{Ended, Line};
 pub use record::{Caller, Credential, HostNames, Record, Request, Text};
+pub use stream::Stream;
 pub use when::When;
 
 /// The logs to be read, oldest first, open already: a rotation meanwhile

@@ -225,7 +225,7 @@ fn account(record: &Record<'_>) -> String {
 }
 
 /// A record's line, with what could steer a terminal escaped, as JSON has it.
-fn harmless(line: &str) -> std::borrow::Cow<'_, str> {
+pub(super) fn harmless(line: &str) -> std::borrow::Cow<'_, str> {
     use std::fmt::Write as _;
     if line.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
         return line.into();
@@ -249,7 +249,7 @@ fn harmless(line: &str) -> std::borrow::Cow<'_, str> {
 }
 
 /// As much of the end of `text` as fits.
-fn end_of(text: &str, width: usize) -> String {
+pub(super) fn end_of(text: &str, width: usize) -> String {
     let count = text.chars().count();
     if count <= width {
         return text.to_owned();
@@ -259,7 +259,7 @@ fn end_of(text: &str, width: usize) -> String {
 }
 
 /// As much of its beginning as fits.
-fn begin_of(text: &str, width: usize) -> String {
+pub(super) fn begin_of(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
     }

@@ -147,11 +147,11 @@ fn page(digest: &Digest, tally: &Tally, now: &str) -> Result<String, fmt::Error>
     tables::events(&mut out, digest)?;
     tables::losses(&mut out, digest, tally)?;
     out.push_str("</main>\n");
-    write!(
+    writeln!(
         out,
         "<footer><p>Made by imdsfw {} on {now}. Times are UTC. What the log cannot say, such as \
          who used a key after it was handed out, is not in here either.</p></footer>\n\
-         <script>{SCRIPT}</script>\n</body></html>\n",
+         <script>{SCRIPT}</script>\n</body></html>",
         env!("CARGO_PKG_VERSION")
     )?;
     Ok(out)

@@ -35,10 +35,10 @@ pub(super) fn header(out: &mut String, digest: &Digest, tally: &Tally, hosts: &s
         ..whole
     };
     let time = |at| Time { at, of: &days };
-    write!(
+    writeln!(
         out,
         "<header class=\"top\"><h1>Who asked the metadata service for what</h1>\n\
-         <p><b>{hosts}</b><br><span class=\"soft\">{} to {} UTC · {} · {} · {}</span></p>\n",
+         <p><b>{hosts}</b><br><span class=\"soft\">{} to {} UTC · {} · {} · {}</span></p>",
         time(&digest.when.first),
         time(&digest.when.last),
         counted(u64::try_from(boots).unwrap_or(0), "boot", "boots"),

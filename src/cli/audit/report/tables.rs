@@ -34,7 +34,7 @@ pub(super) fn filters(out: &mut String, digest: &Digest) -> fmt::Result {
         ("observed", "against the policy"),
         ("deny", "refused"),
     ];
-    write!(
+    writeln!(
         out,
         "<form class=\"filters\" hidden aria-label=\"Narrow the tables down\">\
          <label>User<select name=\"user\">{}</select></label>\
@@ -43,7 +43,7 @@ pub(super) fn filters(out: &mut String, digest: &Digest) -> fmt::Result {
          <label>Text in a row ( / )<input name=\"text\" type=\"search\" autocomplete=\"off\" \
          spellcheck=\"false\" placeholder=\"a path, program, key id, reason …\"></label>\
          <output name=\"shown\" aria-live=\"polite\"></output>\
-         <button name=\"clear\" type=\"button\" hidden>Show all</button></form>\n",
+         <button name=\"clear\" type=\"button\" hidden>Show all</button></form>",
         options("everyone", &mut users.iter().map(|user| same(user))),
         options("all", &mut classes.map(same)),
         options(
@@ -175,12 +175,12 @@ pub(super) fn hand_outs(out: &mut String, digest: &Digest) -> fmt::Result {
     )?;
     for (it, seen) in rows.iter().take(ROWS_MAX) {
         let word = |word| Text(digest.key(word).unwrap_or("unknown")).to_string();
-        write!(
+        writeln!(
             out,
             "<tr data-user=\"{}\" data-class=\"credentials\" data-decision=\"allow\">\
              <th scope=\"row\" class=\"wide\"><code>{}</code></th><td>{}\
              <span class=\"sub\">until {}</span></td><td class=\"right\">{}</td><td class=\"wide\">{}</td>\
-             <td class=\"num\">{}</td><td class=\"time right\">{}</td></tr>\n",
+             <td class=\"num\">{}</td><td class=\"time right\">{}</td></tr>",
             Text(&digest.name(it.account)),
             word(it.key),
             word(it.role),
@@ -240,13 +240,13 @@ pub(super) fn kinds(out: &mut String, digest: &Digest) -> fmt::Result {
             Some(path) => format!("<code>{}</code>", Text(path)),
             None => "<span class=\"soft\">–</span>".to_owned(),
         };
-        write!(
+        writeln!(
             out,
             "<tr data-user=\"{}\" data-class=\"{}\" data-decision=\"{value}\">\
              <th scope=\"row\">{}</th><td class=\"right\">{}</td>\
              <td class=\"wide\">{class_chip}{path}</td>\
              <td><span class=\"word {class}\">{said}</span>{reason}</td>\
-             <td class=\"num right\">{}</td><td class=\"time wide\">{}</td></tr>\n",
+             <td class=\"num right\">{}</td><td class=\"time wide\">{}</td></tr>",
             Text(&digest.name(kind.account)),
             kind.class.unwrap_or(NO_CLASS),
             who(digest, kind.account),
@@ -289,10 +289,10 @@ pub(super) fn programs(out: &mut String, digest: &Digest) -> fmt::Result {
             None | Some(0) => String::new(),
             Some(more) => format!(" and {more} more"),
         };
-        write!(
+        writeln!(
             out,
             "<tr data-user=\"{}\" data-decision=\"{}\"><th scope=\"row\">{}</th>\
-             <td class=\"right\">{}{more}</td>{}{}{}</tr>\n",
+             <td class=\"right\">{}{more}</td>{}{}{}</tr>",
             names.join("&#10;"),
             decisions(&it.counts),
             program(digest, *exe),
@@ -339,10 +339,10 @@ pub(super) fn v1(out: &mut String, digest: &Digest) -> fmt::Result {
         ],
     )?;
     for (account, exe, v1) in rows.iter().take(ROWS_MAX) {
-        write!(
+        writeln!(
             out,
             "<tr data-user=\"{}\" data-decision=\"{}\"><th scope=\"row\">{}</th>\
-             <td class=\"right\">{}</td>{}{}{}<td class=\"time wide\">{}</td></tr>\n",
+             <td class=\"right\">{}</td>{}{}{}<td class=\"time wide\">{}</td></tr>",
             Text(&digest.name(*account)),
             decisions(&v1.counts),
             who(digest, *account),
@@ -383,10 +383,10 @@ pub(super) fn limits(out: &mut String, digest: &Digest) -> fmt::Result {
             }
             None => "not recorded which".to_owned(),
         };
-        write!(
+        writeln!(
             out,
             "<tr data-user=\"{}\" data-decision=\"deny\"><th scope=\"row\">{}</th>\
-             <td class=\"right\">{}</td><td class=\"num\">{}</td><td class=\"time right\">{}</td></tr>\n",
+             <td class=\"right\">{}</td><td class=\"num\">{}</td><td class=\"time right\">{}</td></tr>",
             Text(&digest.name(hit.account)),
             who(digest, hit.account),
             Text(&limit),
@@ -422,10 +422,10 @@ pub(super) fn events(out: &mut String, digest: &Digest) -> fmt::Result {
             }
             _ => "",
         };
-        write!(
+        writeln!(
             out,
             "<tr><td class=\"time\">{}</td><th scope=\"row\" class=\"right reason {tone}\">{}</th>\
-             <td class=\"wide\">{}</td></tr>\n",
+             <td class=\"wide\">{}</td></tr>",
             Time {
                 at: &it.time,
                 of: &digest.when
@@ -521,10 +521,10 @@ pub(super) fn losses(out: &mut String, digest: &Digest, tally: &Tally) -> fmt::R
                 }
             )
         };
-        write!(
+        writeln!(
             out,
             "<tr><th scope=\"row\">{}</th><td class=\"num\">{}</td><td>{}</td>\
-             <td class=\"right\">{}</td></tr>\n",
+             <td class=\"right\">{}</td></tr>",
             Text(&gap.host),
             grouped(gap.missing),
             end(&gap.before),
