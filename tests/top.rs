@@ -264,7 +264,7 @@ fn the_stream_is_followed_and_where_it_ends_the_log() {
     // What the log had already comes again, and counts once.
     let again = fs::read_to_string(log.path()).unwrap();
     let next = record(2, "bob", "/latest/user-data", "deny");
-    write!(stream, "{again}{next}\n").unwrap();
+    writeln!(stream, "{again}{next}").unwrap();
     top.sees("1 refused, 1 answered");
     drop((stream, listener));
     top.sees("[log]");

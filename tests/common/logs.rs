@@ -2,7 +2,10 @@
 //! that rotate, a client that knows no tokens, and what befalls a daemon. The
 //! same on each run.
 
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
@@ -151,8 +154,48 @@ impl Chance {
     }
 }
 
-/// Writes so many records; each has the next number, and none is missing.
-pub(crate) fn day(records: u64, to: &mut impl Write) -> io::Result<()> {
+/// A day of so many records, and where its report goes.
+pub(crate) struct Day {
+    pub(crate) dir: tempfile::TempDir,
+}
+
+impl Day {
+    pub(crate) fn new(records: u64) -> Self {
+        let day = Self {
+            dir: tempfile::tempdir().unwrap(),
+        };
+        let mut file = BufWriter::new(File::create(day.log()).unwrap());
+        write_day(records, &mut file).unwrap();
+        file.flush().unwrap();
+        day
+    }
+
+    pub(crate) fn log(&self) -> PathBuf {
+        self.dir.path().join("audit.jsonl")
+    }
+
+    pub(crate) fn page(&self) -> PathBuf {
+        self.dir.path().join("report.html")
+    }
+
+    pub(crate) fn report(&self) -> String {
+        let output = report(&self.log(), &["-o", self.page().to_str().unwrap()]);
+        assert!(output.status.success(), "{output:?}");
+        std::fs::read_to_string(self.page()).unwrap()
+    }
+}
+
+pub(crate) fn report(log: &Path, words: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_imdsfw"))
+        .args(["audit", "report"])
+        .args(words)
+        .arg(log)
+        .output()
+        .unwrap()
+}
+
+/// Each has the next number, and none is missing.
+fn write_day(records: u64, to: &mut impl Write) -> io::Result<()> {
     let mut chance = Chance(7);
     for seq in 1..=records {
         let second = seq * (DAY - 1) / records;

@@ -355,16 +355,16 @@ fn title(window: &Window, source: &str, is_paused: bool) -> String {
     let time = utc::rfc3339_seconds(at.unwrap_or(UNIX_EPOCH));
     let counts = window.counts();
     let mut title = format!(
-        "{}  {}  {SECONDS} s: {} refused, {} answered",
-        plain_text(window.host.as_deref().unwrap_or("imdsfw")),
+        "{}  [{}]  {}  {SECONDS} s: {} refused, {} answered",
+        begin_of(&plain_text(window.host.as_deref().unwrap_or("imdsfw")), 24),
+        if is_paused { "PAUSED" } else { source },
         time.chars().skip(11).collect::<String>(),
         grouped(counts.denied),
         grouped(counts.allowed + counts.observed),
     );
     if counts.observed > 0 {
-        let _ = write!(title, " ({} against the policy)", grouped(counts.observed));
+        let _ = write!(title, " ({} against policy)", grouped(counts.observed));
     }
-    let _ = write!(title, "  [{}]", if is_paused { "PAUSED" } else { source });
     title
 }
 

@@ -1,16 +1,30 @@
-//! The page in a real browser: Debian's headless Chromium, spoken to over a
-//! pipe. `.ci/browser` provides it and runs these.
+//! The report of a day of 500,000 records in a real browser: Debian's headless
+//! Chromium, spoken to over a pipe. `.ci/browser` provides it and runs this,
+//! which `cargo test` by itself does not.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::string_slice
+)]
+
+#[path = "../common/logs.rs"]
+mod logs;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use base64::Engine as _;
 use serde_json::{Value, json};
 
-use super::Day;
+use logs::Day;
+
+const RECORDS: u64 = 500_000;
 
 struct Browser {
     child: Child,
@@ -178,10 +192,16 @@ const SHOWN: &str =
     "[...document.querySelectorAll('tr[data-user]')].filter(it => it.checkVisibility())";
 
 #[test]
-#[ignore = "needs Chromium: .ci/browser"]
 fn filters_are_clicked_and_the_page_fits_phone_and_dark() {
-    let day = Day::new(20_000);
-    day.report();
+    let day = Day::new(RECORDS);
+    let begun = Instant::now();
+    let page = day.report();
+    println!(
+        "{RECORDS} records, {} MiB: {:.1?}; the report has {} KiB",
+        fs::metadata(day.log()).unwrap().len() >> 20,
+        begun.elapsed(),
+        page.len() >> 10
+    );
     let mut browser = Browser::open(&day.page());
 
     browser.screen(1280, false);
