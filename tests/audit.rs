@@ -41,6 +41,20 @@ fn record(seq: u64, user: &str, path: &str, key: Option<&str>) -> Value {
     record
 }
 
+/// With something hostile in every text, but for the key that is asked for.
+fn poisoned(mut value: Value) -> Value {
+    fn poison(value: &mut Value) {
+        match value {
+            Value::String(text) if text != KEY => *text = HOSTILE.into(),
+            Value::Array(values) => values.iter_mut().for_each(poison),
+            Value::Object(values) => values.values_mut().for_each(poison),
+            _ => {}
+        }
+    }
+    poison(&mut value);
+    value
+}
+
 struct Log {
     dir: tempfile::TempDir,
 }
@@ -119,6 +133,25 @@ fn nothing_that_a_record_says_steers_a_terminal() {
         harmless(&String::from_utf8(output.stdout).unwrap());
         harmless(&String::from_utf8(output.stderr).unwrap());
     }
+    // Every text of a record, whatever it is called.
+    let everywhere = Log::new(&[poisoned(record(1, "alice", path, Some(KEY)))]);
+    for words in [
+        &["query"][..],
+        &["query", "--json"],
+        &["query", "--csv"],
+        &["who", "--access-key", KEY],
+        &["report"],
+    ] {
+        let output = everywhere.run(words);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        harmless(&text);
+        // What is text elsewhere would be HTML there.
+        let is_page = words == ["report"];
+        assert_eq!(text.contains("&lt;script&gt;"), is_page, "{words:?}");
+        assert!(!(is_page && text.contains("<script>\"x")), "{text}");
+    }
+    harmless(Tail::new(&everywhere.path(), &[]).next().trim_end());
     // To a machine it is the same as before.
     let lines = log.out(&["query", "--json"]);
     assert_eq!(lines.lines().count(), 3);

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use crate::audit::Reason;
+pub use crate::audit::reading::When;
 use crate::audit::reading::{Caller, Record};
 use crate::authorize::{Judgement, TokenState, judge};
 use crate::config::Mode;
@@ -38,27 +39,6 @@ pub struct Recorded {
     pub token: TokenState,
     /// Whether the client got what it asked for, or that there is none.
     pub was_allowed: bool,
-}
-
-/// From the first record to the last.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct When {
-    /// As recorded; empty where there was none.
-    pub first: String,
-    /// As recorded.
-    pub last: String,
-}
-
-impl When {
-    /// One more.
-    pub fn add(&mut self, time: &str) {
-        if self.first.is_empty() || time < self.first.as_str() {
-            time.clone_into(&mut self.first);
-        }
-        if time > self.last.as_str() {
-            time.clone_into(&mut self.last);
-        }
-    }
 }
 
 /// Why a record is no such question.

@@ -4,6 +4,7 @@
 //! credential or body may ever be written: the schema has no place for one.
 
 mod denials;
+pub mod digest;
 mod file;
 mod host;
 mod id;
@@ -15,6 +16,7 @@ mod request;
 mod tally;
 #[cfg(test)]
 mod tests;
+pub mod window;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use file::repair;

@@ -20,6 +20,7 @@ mod run;
 mod sim;
 mod status;
 mod test;
+mod top;
 mod witness;
 
 use std::io::{self, Write};
@@ -49,6 +50,7 @@ enum Command {
     Test(test::Args),
     Doctor(doctor::Args),
     Audit(audit::Args),
+    Top(top::Args),
     Enable(adoption::Enable),
     Confirm(adoption::Confirm),
     Enforce(adoption::Enforce),
@@ -103,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Test(args) => test::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Audit(args) => audit::run(args),
+        Command::Top(args) => top::run(args),
         Command::Enable(args) => adoption::enable(args),
         Command::Confirm(args) => adoption::confirm(args),
         Command::Enforce(args) => adoption::enforce(args),

@@ -9,6 +9,7 @@ pub(crate) mod host;
 pub(crate) mod http;
 pub(crate) mod iptables;
 pub(crate) mod login;
+pub(crate) mod logs;
 pub(crate) mod naive;
 pub(crate) mod net;
 pub(crate) mod nft;

@@ -16,8 +16,10 @@ mod filter;
 mod follow;
 mod lines;
 mod record;
+mod stream;
 #[cfg(test)]
 mod tests;
+mod when;
 
 use std::fmt;
 use std::io;
@@ -29,6 +31,8 @@ use filter::Sieve;
 pub use follow::{Follow, Followed};
 use lines::{Ended, Line};
 pub use record::{Caller, Credential, HostNames, Record, Request, Text};
+pub use stream::Stream;
+pub use when::When;
 
 /// The logs to be read, oldest first, open already: a rotation meanwhile
 /// changes nothing.

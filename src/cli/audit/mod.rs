@@ -4,6 +4,7 @@ mod export;
 mod learn;
 mod query;
 mod replay;
+mod report;
 mod tail;
 mod who;
 
@@ -40,6 +41,7 @@ enum Action {
     Export(export::Args),
     Learn(learn::Args),
     Replay(replay::Args),
+    Report(report::Args),
 }
 
 pub(super) fn run(args: Args) -> Outcome {
@@ -50,6 +52,7 @@ pub(super) fn run(args: Args) -> Outcome {
         Action::Export(args) => export::run(args),
         Action::Learn(args) => learn::run(args),
         Action::Replay(args) => replay::run(args),
+        Action::Report(args) => report::run(args),
     }
 }
 
@@ -225,7 +228,7 @@ fn account(record: &Record<'_>) -> String {
 }
 
 /// A record's line, with what could steer a terminal escaped, as JSON has it.
-fn harmless(line: &str) -> std::borrow::Cow<'_, str> {
+pub(super) fn harmless(line: &str) -> std::borrow::Cow<'_, str> {
     use std::fmt::Write as _;
     if line.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
         return line.into();
@@ -249,7 +252,7 @@ fn harmless(line: &str) -> std::borrow::Cow<'_, str> {
 }
 
 /// As much of the end of `text` as fits.
-fn end_of(text: &str, width: usize) -> String {
+pub(super) fn end_of(text: &str, width: usize) -> String {
     let count = text.chars().count();
     if count <= width {
         return text.to_owned();
@@ -259,7 +262,7 @@ fn end_of(text: &str, width: usize) -> String {
 }
 
 /// As much of its beginning as fits.
-fn begin_of(text: &str, width: usize) -> String {
+pub(super) fn begin_of(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
     }
