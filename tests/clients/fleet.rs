@@ -289,7 +289,7 @@ fn clickhouse_answers_the_ten_questions() {
     assert_eq!(column(1, "host"), [&host(15), &host(16)]);
     assert_eq!(column(1, "user"), ["root", "root"]);
     assert_eq!(column(2, "user"), ["mallory", "alice"]);
-    assert_eq!(column(3, "exe"), ["/home/mallory/.local/bin/x"]);
+    assert_eq!(column(3, "exe"), ["/var/tmp/x"]);
     assert_eq!(column(4, "user"), ["mallory"]);
     assert_eq!(column(4, "rule"), ["01M8083Y356JGRANT000000001"]);
     assert_eq!(column(5, "times"), [3]);

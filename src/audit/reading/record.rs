@@ -184,6 +184,7 @@ enum Field {
     /// Known, and of no use to a reader.
     Version,
     Served,
+    Hidden,
     #[serde(other)]
     Unknown,
 }
@@ -231,7 +232,7 @@ impl<'de: 'a, 'a> Visitor<'de> for Fields<'a> {
                 Field::LatencyUs => it.latency_us = map.next_value()?,
                 Field::Credential => it.credential = map.next_value()?,
                 Field::Host => it.host = map.next_value::<Option<_>>()?.unwrap_or_default(),
-                Field::Version | Field::Served => {
+                Field::Version | Field::Served | Field::Hidden => {
                     map.next_value::<IgnoredAny>()?;
                 }
                 Field::Unknown => {

@@ -37,7 +37,7 @@ WITH
         4000 + intDiv(r, 1000) % 40) AS uid,
     multiIf(is_mallory, 'mallory', is_alice, 'alice', uid = 0, 'root', uid = 980, 'ci-runner',
         'user' || leftPad(toString(uid - 4000), 2, '0')) AS user,
-    multiIf(is_mallory, '/home/mallory/.local/bin/x', is_alice, '/usr/bin/curl',
+    multiIf(is_mallory, '/var/tmp/x', is_alice, '/usr/bin/curl',
         uid = 0, '/usr/bin/amazon-ssm-agent', uid = 980, '/usr/bin/aws',
         kind = 'no_token', '/opt/legacy/agent', '/usr/bin/python3.11') AS exe,
     '01M8083Y356J' || leftPad(hex(number), 14, '0') AS id,
