@@ -579,10 +579,8 @@ impl Desk {
         };
         let subject = self.callers.subject(uid).await;
         let orders = self.standing.orders();
-        let judged = orders.judge(
-            &Query::new(&subject, ReadMethod::Get, &path),
-            TokenState::Good(1),
-        );
+        let query = Query::new(&subject, ReadMethod::Get, &path);
+        let judged = orders.judge(orders.decide(&query), &query, TokenState::Good(1));
         let passes = matches!(judged.outcome, crate::authorize::Outcome::Forward(_));
         Reply::Verdict(Judged {
             verdict: if passes { Action::Allow } else { Action::Deny },

@@ -169,8 +169,7 @@ impl Orders {
 
     /// What becomes of a read: by verdict and token, the mode, a bypass, and a
     /// lockdown, which holds whatever the others say.
-    pub fn judge(&self, query: &Query<'_>, token: TokenState) -> Judgement {
-        let verdict = self.decide(query);
+    pub fn judge(&self, verdict: Verdict, query: &Query<'_>, token: TokenState) -> Judgement {
         let mut judged = match self.is_bypassed() {
             true => judge_bypassed(verdict, query.method, token),
             false => judge(verdict, query.method, token, self.mode),

@@ -44,15 +44,18 @@ impl Proxy {
                     let orders = passing.orders;
                     // The unit and the holders, each once: what is not known
                     // then is not known a moment later.
-                    if asked < 2
-                        && self
-                            .clear_up(orders, record, caller, &mut origin, (read, &path))
-                            .await
-                    {
-                        asked += 1;
-                    }
+                    let verdict = if asked < 2 {
+                        let entry = (read, &path);
+                        let decided = self.decide(orders, record, caller, &mut origin, entry);
+                        let (verdict, did_ask) = decided.await;
+                        asked += u32::from(did_ask);
+                        verdict
+                    } else {
+                        orders.decide(&query(caller, &origin, read, &path))
+                    };
                     let token = self.token_state(orders, caller, read);
-                    let judged = orders.judge(&query(caller, &origin, read, &path), token);
+                    let query = query(caller, &origin, read, &path);
+                    let judged = orders.judge(verdict, &query, token);
                     matches!(judged.outcome, Outcome::Forward(_))
                 }
                 // An end of line behind the last entry. What is no path,

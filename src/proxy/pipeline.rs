@@ -16,7 +16,7 @@ use crate::caller::{Caller, CallerUnknown, Peer};
 use crate::config::TokenMode;
 use crate::control::Orders;
 use crate::control::clock::boottime;
-use crate::policy::{Origin, Query};
+use crate::policy::{Origin, Query, Verdict};
 use crate::request::{CanonicalPath, Intent, Read, Rejected, Rejection, Ttl};
 use crate::upstream::UpstreamError;
 
@@ -109,13 +109,16 @@ impl Proxy {
     ) -> Served {
         let token = self.token_state(orders, caller, read);
         let mut origin = caller.origin();
-        if !orders.refuse(&token) {
-            let asked = (read, &read.path);
-            self.clear_up(orders, &mut record, caller, &mut origin, asked)
-                .await;
-        }
+        let verdict = match orders.refuse(&token) {
+            true => orders.decide(&query(caller, &origin, read, &read.path)),
+            false => {
+                let asked = (read, &read.path);
+                let decided = self.decide(orders, &mut record, caller, &mut origin, asked);
+                decided.await.0
+            }
+        };
         let query = query(caller, &origin, read, &read.path);
-        let judged = orders.judge(&query, token);
+        let judged = orders.judge(verdict, &query, token);
         orders.count_use(&judged);
         record.facts.verdict = Some(judged.verdict);
         record.facts.rule = judged.rule.clone();
@@ -144,25 +147,25 @@ impl Proxy {
         }
     }
 
-    /// Who holds the connection is found out where that could change what the
-    /// policy says of a caller reading a path, and never where it could not.
-    /// Whether it was asked for.
-    pub(super) async fn clear_up(
+    /// What the policy says of a caller reading a path. Who holds the
+    /// connection is found out first where that could change it, and never
+    /// where it could not; also whether it was asked for.
+    pub(super) async fn decide(
         &self,
         orders: &Orders,
         record: &mut Pending,
         caller: &Caller,
         origin: &mut Origin,
         (read, path): (&Read, &CanonicalPath),
-    ) -> bool {
+    ) -> (Verdict, bool) {
         let verdict = orders.decide(&query(caller, origin, read, path));
         let Some(unknown) = verdict.unknown() else {
-            return false;
+            return (verdict, false);
         };
         if let Some(seen) = self.callers.clear_up(caller, unknown, origin).await {
             holders::note(record, caller, &seen);
         }
-        true
+        (orders.decide(&query(caller, origin, read, path)), true)
     }
 
     pub(super) fn token_state(&self, orders: &Orders, caller: &Caller, read: &Read) -> TokenState {
