@@ -8,17 +8,19 @@
     clippy::string_slice
 )]
 
+#[path = "common/own_log.rs"]
+mod own_log;
+
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use own_log::{HOSTILE, Log};
 use serde_json::{Value, json};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_imdsfw");
 const KEY: &str = "ASIAIOSFODNN7EXAMPLE";
-/// Colours, a title, a bell, C1 controls, writing direction, an HTML tag.
-const HOSTILE: &str = "\u{1b}[31mred\u{1b}]0;t\u{7}\u{9b}2J\u{202e}\r\n<script>\"x\",=1";
 
 fn record(seq: u64, user: &str, path: &str, key: Option<&str>) -> Value {
     let mut record = json!({
@@ -55,38 +57,9 @@ fn poisoned(mut value: Value) -> Value {
     value
 }
 
-struct Log {
-    dir: tempfile::TempDir,
-}
-
 impl Log {
-    fn new(records: &[Value]) -> Self {
-        let log = Self {
-            dir: tempfile::tempdir().unwrap(),
-        };
-        log.append(records);
-        log
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("audit.jsonl")
-    }
-
-    fn append(&self, records: &[Value]) {
-        let mut file = File::options()
-            .create(true)
-            .append(true)
-            .open(self.path())
-            .unwrap();
-        for record in records {
-            writeln!(file, "{record}").unwrap();
-        }
-    }
-
     fn run(&self, words: &[&str]) -> Output {
-        let mut command = Command::new(BINARY);
-        command.arg("audit").args(words).arg(self.path());
-        command.output().unwrap()
+        self.ask(&["audit"], words)
     }
 
     fn out(&self, words: &[&str]) -> String {

@@ -7,11 +7,13 @@
     clippy::string_slice
 )]
 
+#[path = "common/own_log.rs"]
+mod own_log;
+
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
 use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -20,11 +22,10 @@ use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{Termios, tcgetattr};
 use nix::unistd::Pid;
+use own_log::{HOSTILE, Log};
 use serde_json::{Value, json};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_imdsfw");
-/// Colours, a title, a bell, C1 controls, writing direction, an HTML tag.
-const HOSTILE: &str = "\u{1b}[31mred\u{1b}]0;t\u{7}\u{9b}2J\u{202e}\r\n<script>\"x\",=1";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn record(seq: u64, user: &str, path: &str, decision: &str) -> Value {
@@ -49,41 +50,9 @@ fn hostile(seq: u64) -> Value {
     hostile
 }
 
-struct Log {
-    dir: tempfile::TempDir,
-}
-
 impl Log {
-    fn new(records: &[Value]) -> Self {
-        let log = Self {
-            dir: tempfile::tempdir().unwrap(),
-        };
-        log.append(records);
-        log
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("audit.jsonl")
-    }
-
-    fn append(&self, records: &[Value]) {
-        let mut file = File::options()
-            .create(true)
-            .append(true)
-            .open(self.path())
-            .unwrap();
-        for record in records {
-            writeln!(file, "{record}").unwrap();
-        }
-    }
-
     fn once(&self, words: &[&str]) -> Output {
-        Command::new(BINARY)
-            .args(["top", "--once"])
-            .args(words)
-            .arg(self.path())
-            .output()
-            .unwrap()
+        self.ask(&["top", "--once"], words)
     }
 }
 
