@@ -38,6 +38,9 @@ install_all() {
     for policy in "$here"/../policies/agents/*.toml; do
         put 644 "$policy" "/usr/share/doc/imdsfw/examples/agents/$(basename "$policy")"
     done
+    for file in "$here"/monitoring/*; do
+        put 644 "$file" "/usr/share/doc/imdsfw/examples/monitoring/$(basename "$file")"
+    done
     put 644 "$here/logrotate" /etc/logrotate.d/imdsfw
     # A config of this host stays as it is.
     [ -e "$root/etc/imdsfw/imdsfw.toml" ] ||

@@ -5,8 +5,10 @@
 
 mod denials;
 mod file;
+mod histogram;
 mod host;
 mod id;
+mod life;
 mod log;
 pub mod reading;
 mod record;
@@ -17,8 +19,10 @@ mod tests;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use file::repair;
+pub use histogram::Histogram;
 pub use host::{Host, InstanceFacts};
-pub use log::{Log, Writer};
+pub use life::{Principal, Sighting, Standing as CredentialsLife, Why as Stale};
+pub use log::{Backlog, Log, Writer};
 pub use record::{CredentialRecord, Decision, Event, Reason, SCHEMA};
 pub use request::{Ending, Facts, Held, Pending, connection_refused};
-pub use tally::{Count, Counted, Failed, OfUser, Role};
+pub use tally::{Count, Counted, Failed, Measured, OfUser, Role};

@@ -12,7 +12,7 @@ use super::log::{Log, Written};
 use super::record::{
     CallerRecord, CredentialRecord, Decision, Event, Reason, RequestBody, RequestRecord,
 };
-use super::tally::Noted;
+use super::tally::{Noted, Took};
 use crate::caller::witness::Holder;
 use crate::config::Mode;
 use crate::ids::{ClientAddr, Uid};
@@ -122,6 +122,10 @@ pub struct Facts {
     pub served: Option<&'static str>,
     /// The credentials handed out.
     pub credential: Option<CredentialRecord>,
+    /// How long it took to know who asks. Measured, not recorded.
+    pub identity: Option<Duration>,
+    /// How long the service took; the same.
+    pub upstream: Option<Duration>,
 }
 
 /// How a request ended.
@@ -152,6 +156,11 @@ impl Pending {
             facts: Box::default(),
             state: State::Open,
         }
+    }
+
+    /// How long it has been under way.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// The id a refusal shows to the user, who can give it to the admin.
@@ -205,7 +214,13 @@ impl Pending {
             decision: ending.decision,
             reason: ending.reason,
             detail: ending.detail,
-            is_fresh: facts.served.is_none() && facts.class.is_some(),
+            class: facts.class,
+            served: facts.served,
+            took: Took {
+                whole: Some(self.took.unwrap_or_else(|| self.started.elapsed())),
+                identity: facts.identity,
+                upstream: facts.upstream,
+            },
             credential: credential.filter(|_| ending.decision == Decision::Allow),
         });
     }
@@ -328,7 +343,9 @@ pub fn connection_refused(
         decision: Decision::Deny,
         reason,
         detail: Some(detail),
-        is_fresh: false,
+        class: None,
+        served: None,
+        took: Took::default(),
         credential: None,
     });
     if !log.singles_out(denial) {
