@@ -37,6 +37,8 @@ use page::Seen;
 
 /// At once; a scraper needs one.
 const CONNECTIONS_MAX: usize = 16;
+/// Of a request, in bytes; the least that hyper takes.
+const REQUEST_MAX: usize = 8 * 1024;
 /// From a connection to the end of its answer.
 const DEADLINE: Duration = Duration::from_secs(2);
 /// Between two connections accepted: whoever fetches without end costs less
@@ -157,6 +159,7 @@ impl Page {
         let respond = service_fn(|request| self.respond(request));
         let conversation = http1::Builder::new()
             .keep_alive(false)
+            .max_buf_size(REQUEST_MAX)
             .serve_connection(TokioIo::new(stream), respond);
         if let Err(error) = conversation.await {
             tracing::debug!(%error, "a reader of metrics left");

@@ -84,12 +84,12 @@ fn each_rotation_is_told_once_with_both_key_ids() {
 
 #[test]
 fn a_set_near_its_end_is_told_once_and_one_past_its_rotation_as_stale() {
-    in_network(|net| {
-        for (life, expected) in [
-            ("26m", [0, 0, 0, 0]),
-            ("24m", [0, 0, 1, 0]),
-            ("4m", [0, 1, 1, 0]),
-        ] {
+    for (life, expected) in [
+        ("26m", [0, 0, 0, 0]),
+        ("24m", [0, 0, 1, 0]),
+        ("4m", [0, 1, 1, 0]),
+    ] {
+        in_network(move |net| {
             let host = Host::start(net, &simulated(&["--credential-life", life]));
             let own = token(ROOT, V4, 60);
             let keys: Vec<_> = (0..20).map(|_| key_id(&own)).collect();
@@ -104,8 +104,8 @@ fn a_set_near_its_end_is_told_once_and_one_past_its_rotation_as_stale() {
                 r#"imdsfw_credentials_stale{why="rotation_missed"}"#,
             );
             assert_eq!(stale, if life == "4m" { 1.0 } else { 0.0 });
-        }
-    });
+        });
+    }
 }
 
 #[test]

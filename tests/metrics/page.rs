@@ -2,14 +2,17 @@
 
 use std::fs::{self, Permissions};
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{SockType, setsockopt, sockopt};
+
 use super::{AMI, AT, CREDENTIALS, ask, fetch, page, promtool, setup, value};
-use crate::common::host::{Host, Setup, wait_for};
+use crate::common::host::{Host, Setup, listening_at, wait_for};
 use crate::common::http::{V4, get, raw, token};
 use crate::common::net::in_network;
 use crate::common::user::{ALICE, BOB, DAEMON, ROOT};
@@ -177,17 +180,16 @@ fn it_follows_orders_and_failures() {
 
 #[test]
 fn a_policy_on_disk_that_does_not_run_is_told() {
-    in_network(|net| {
-        for (policy, state) in [("schema = 1\n", "differs"), ("schema = 2\n", "refused")] {
+    for (policy, state) in [("schema = 1\n", "differs"), ("schema = 2\n", "refused")] {
+        in_network(move |net| {
             let host = Host::start(net, &setup(""));
             host.write_policy(policy);
             let page = page(ROOT);
             let series = format!(r#"imdsfw_policy_on_disk{{state="{state}"}}"#);
             assert_eq!(value(&page, &series), 1.0);
             assert_eq!(value(&page, r#"imdsfw_policy_on_disk{state="same"}"#), 0.0);
-            drop(host);
-        }
-    });
+        });
+    }
 }
 
 #[test]
@@ -263,11 +265,55 @@ fn there_is_none_unless_asked_for_and_a_taken_port_stops_nobody() {
         let refused = TcpStream::connect(AT).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
         host.stop_daemon();
-        let taken = BOB.run(|| std::net::TcpListener::bind(AT)).unwrap();
+        let taken = BOB.run(|| TcpListener::bind(AT)).unwrap();
         host.write_config(&setup("").config);
         host.start_daemon();
         let own = token(ALICE, V4, 60);
         assert_eq!(get(ALICE, V4, AMI, Some(&own)).status, 200);
         drop(taken);
     });
+}
+
+/// What a service manager holds for the daemon.
+fn marked(address: &str) -> TcpListener {
+    let listener = TcpListener::bind(address).unwrap();
+    setsockopt(&listener, sockopt::Mark, &0x61).unwrap();
+    listener
+}
+
+#[test]
+fn without_root_it_binds_its_port_or_takes_the_socket_that_is_held_for_it() {
+    for held in [false, true] {
+        in_network(move |net| {
+            let mut host = Host::prepare(net, &Setup::default());
+            host.run("rules apply");
+            let path = host.path("metrics.sock");
+            let config = match held {
+                true => format!("metrics.socket = {path:?}"),
+                false => setup("").config,
+            };
+            host.write_config(&config);
+            let socket = listening_at(&path, SockType::Stream);
+            let (v4, v6) = (marked("127.0.0.1:253"), marked("[::1]:253"));
+            let sockets: &[&dyn AsFd] = match held {
+                true => &[&v4, &v6, &socket],
+                false => &[&v4, &v6],
+            };
+            host.start_daemon_by(host.activated_with(DAEMON, sockets));
+            let page = match held {
+                true => {
+                    let mut stream = UnixStream::connect(&path).unwrap();
+                    stream
+                        .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                        .unwrap();
+                    let mut answer = String::new();
+                    stream.read_to_string(&mut answer).unwrap();
+                    answer
+                }
+                false => page(BOB),
+            };
+            assert_eq!(value(&page, "imdsfw_guards_gone"), 0.0);
+            assert!(value(&page, "process_open_fds") > 5.0);
+        });
+    }
 }
