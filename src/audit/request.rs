@@ -186,7 +186,7 @@ impl Pending {
     /// Writes the record, and only then returns. Unwritable, the record is
     /// withdrawn and the guard is given back, to be finished another way.
     pub async fn finish_durably(mut self, ending: Ending) -> Result<(), Self> {
-        let body = self.body(Event::Request, &ending);
+        let body = self.body(Event::Request, &ending, self.so_far());
         let Some(told) = self.log.append_awaited(&body) else {
             return Err(self);
         };
@@ -198,7 +198,7 @@ impl Pending {
         };
         if written == Ok(Written::Whole) {
             self.state = State::Finished;
-            self.count(&ending);
+            self.count(&ending, self.so_far());
             Ok(())
         } else {
             self.state = State::Open;
@@ -206,7 +206,11 @@ impl Pending {
         }
     }
 
-    fn count(&self, ending: &Ending) {
+    fn so_far(&self) -> Duration {
+        self.took.unwrap_or_else(|| self.started.elapsed())
+    }
+
+    fn count(&self, ending: &Ending, took: Duration) {
         let facts = &self.facts;
         let credential = facts.credential.as_ref();
         self.log.tally().note(&Noted {
@@ -217,7 +221,7 @@ impl Pending {
             class: facts.class,
             served: facts.served,
             took: Took {
-                whole: Some(self.took.unwrap_or_else(|| self.started.elapsed())),
+                whole: Some(took),
                 identity: facts.identity,
                 upstream: facts.upstream,
             },
@@ -227,7 +231,8 @@ impl Pending {
 
     fn write(&mut self, ending: Ending) {
         self.state = State::Finished;
-        self.count(&ending);
+        let took = self.so_far();
+        self.count(&ending, took);
         let alone = ending.decision == Decision::Allow
             || self.log.singles_out(Denial {
                 event: Event::Request,
@@ -236,7 +241,7 @@ impl Pending {
                 class: self.facts.class,
             });
         if alone {
-            let body = self.body(Event::Request, &ending);
+            let body = self.body(Event::Request, &ending, took);
             // One that was kept back has its place before those still kept.
             match self.took {
                 Some(_) => self.log.append_kept(&body),
@@ -245,9 +250,8 @@ impl Pending {
         }
     }
 
-    fn body<'a>(&'a self, event: Event, ending: &Ending) -> RequestBody<'a> {
+    fn body<'a>(&'a self, event: Event, ending: &Ending, took: Duration) -> RequestBody<'a> {
         let facts = &self.facts;
-        let took = self.took.unwrap_or_else(|| self.started.elapsed());
         // The body of an answer to HEAD is not sent.
         let is_head = facts.method.as_deref() == Some("HEAD");
         RequestBody {
