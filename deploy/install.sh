@@ -40,6 +40,9 @@ install_all() {
     done
     put 644 "$here/schema/config.json" /usr/share/imdsfw/schema/config.json
     put 644 "$here/schema/policy.json" /usr/share/imdsfw/schema/policy.json
+    for file in "$here"/monitoring/*; do
+        put 644 "$file" "/usr/share/doc/imdsfw/examples/monitoring/$(basename "$file")"
+    done
     put 644 "$here/logrotate" /etc/logrotate.d/imdsfw
     # A config of this host stays as it is.
     [ -e "$root/etc/imdsfw/imdsfw.toml" ] ||

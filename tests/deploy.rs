@@ -109,7 +109,10 @@ fn every_command_line_is_one_the_program_takes() {
 #[test]
 fn the_service_manager_accepts_the_units() {
     let dir = units();
-    let names = SERVICES.into_iter().chain(SOCKETS);
+    let metrics = "imdsfw-metrics.socket";
+    let example = deploy("monitoring").join(metrics);
+    fs::copy(example, dir.path().join(metrics)).unwrap();
+    let names = SERVICES.into_iter().chain(SOCKETS).chain([metrics]);
     let output = run(Command::new("systemd-analyze")
         .args(["verify", "--man=no"])
         .args(names.map(|name| dir.path().join(name))));
@@ -382,11 +385,16 @@ fn the_installer_takes_away_what_it_brought() {
     }
     // One policy is in force, and all are there to choose from.
     assert_eq!(names(&root.path().join("usr/lib/imdsfw/policy.d")).len(), 1);
-    for directory in ["", "agents"] {
-        let ours = deploy("../policies").join(directory);
-        let theirs = root.path().join(EXAMPLES).join(directory);
-        assert_eq!(names(&theirs), names(&ours));
+    for (ours, theirs) in [
+        ("../policies/agents", "agents"),
+        ("monitoring", "monitoring"),
+    ] {
+        let theirs = root.path().join(EXAMPLES).join(theirs);
+        assert_eq!(names(&theirs), names(&deploy(ours)));
     }
+    let mut examples = names(&root.path().join(EXAMPLES));
+    assert!(examples.remove("monitoring"));
+    assert_eq!(examples, names(&deploy("../policies")));
     must(installer().arg("--uninstall"));
     assert_eq!(files(root.path()), [config].into());
     assert_eq!(run(installer().arg("--unknown")).status.code(), Some(2));
@@ -394,7 +402,7 @@ fn the_installer_takes_away_what_it_brought() {
 
 /// The package brings what the installer brings.
 #[test]
-fn the_package_has_every_policy() {
+fn the_package_has_every_policy_and_example() {
     let cargo = include_str!("../Cargo.toml");
     for (from, to) in [
         (
@@ -403,6 +411,7 @@ fn the_package_has_every_policy() {
         ),
         ("policies/*.toml", &format!("{EXAMPLES}/")),
         ("policies/agents/*.toml", &format!("{EXAMPLES}/agents/")),
+        ("deploy/monitoring/*", &format!("{EXAMPLES}/monitoring/")),
     ] {
         let asset = format!("[{from:?}, {to:?}, \"644\"],");
         assert!(cargo.contains(&asset), "{asset}");

@@ -21,9 +21,10 @@ use super::denials::{Denial, Denials};
 use super::file;
 use super::host::{Host, InstanceFacts};
 use super::id::Ids;
+use super::life::{self, Life};
 use super::record::{Event, EventBody, SCHEMA};
 use super::request::HeldBack;
-use super::tally::{Counted, Tally};
+use super::tally::{Counted, Measured, Tally};
 use crate::limits::Owners;
 use crate::utc;
 
@@ -53,6 +54,7 @@ struct Shared {
     denials: OnceLock<Mutex<Denials>>,
     held: Mutex<HeldBack>,
     tally: Tally,
+    life: Mutex<Life>,
 }
 
 #[derive(Default)]
@@ -61,11 +63,26 @@ struct Queue {
     bytes: Vec<u8>,
     entries: Vec<Entry>,
     lost: u64,
+    /// Of the whole run.
+    lost_in_all: u64,
     /// Somebody waits for one of them.
     urgent: bool,
     failing: bool,
     reopen: bool,
     closing: bool,
+}
+
+/// What waits to be written, and how that goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Backlog {
+    /// Records.
+    pub records: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// Records that had no room, in this run.
+    pub lost: u64,
+    /// Nothing can be written now.
+    pub failing: bool,
 }
 
 struct Entry {
@@ -101,6 +118,7 @@ impl Log {
             denials: OnceLock::new(),
             held: Mutex::default(),
             tally: Tally::default(),
+            life: Mutex::default(),
         }));
         let mut writing = Writing {
             log: log.clone(),
@@ -192,6 +210,31 @@ impl Log {
         self.0.tally.counted()
     }
 
+    /// The same, by what it was and how long it took.
+    pub fn measured(&self) -> Measured {
+        self.0.tally.measured()
+    }
+
+    /// What waits to be written.
+    pub fn backlog(&self) -> Backlog {
+        let queue = self.queue();
+        Backlog {
+            records: queue.entries.len(),
+            bytes: queue.bytes.len(),
+            lost: queue.lost_in_all,
+            failing: queue.failing,
+        }
+    }
+
+    /// How the credentials' life stands.
+    pub fn credentials_life(&self) -> life::Standing {
+        self.life().standing()
+    }
+
+    pub(super) fn life(&self) -> MutexGuard<'_, Life> {
+        self.0.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn tally(&self) -> &Tally {
         &self.0.tally
     }
@@ -274,7 +317,9 @@ impl Log {
             return false;
         }
         if queue.bytes.len() + record.len() > QUEUE_MAX {
-            queue.lost += if waiting.is_none() { stands_for } else { 0 };
+            let lost = if waiting.is_none() { stands_for } else { 0 };
+            queue.lost += lost;
+            queue.lost_in_all += lost;
             return false;
         }
         let wakes = queue.entries.is_empty() || (waiting.is_some() && !queue.urgent);

@@ -6,8 +6,10 @@
 mod denials;
 pub mod digest;
 mod file;
+mod histogram;
 mod host;
 mod id;
+mod life;
 mod log;
 pub mod ocsf;
 pub mod reading;
@@ -20,8 +22,10 @@ pub mod window;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use file::repair;
+pub use histogram::Histogram;
 pub use host::{Host, InstanceFacts};
-pub use log::{Log, Writer};
+pub use life::{Principal, Sighting, Standing as CredentialsLife, Why as Stale};
+pub use log::{Backlog, Log, Writer};
 pub use record::{CredentialRecord, Decision, Event, Reason, SCHEMA};
 pub use request::{Ending, Facts, Held, Pending, connection_refused};
-pub use tally::{Count, Counted, Failed, OfUser, Role};
+pub use tally::{Count, Counted, Failed, Measured, OfUser, Role};

@@ -89,6 +89,19 @@ pub enum Event {
     /// An answer that was recorded as allowed, and was kept back after all.
     #[serde(rename = "credentials.withheld")]
     CredentialsWithheld,
+    /// The service gives out a newer set.
+    #[serde(rename = "credentials.rotated")]
+    CredentialsRotated,
+    /// It gives out what it should have replaced: the role of a former
+    /// profile, or a set past its time.
+    #[serde(rename = "credentials.stale")]
+    CredentialsStale,
+    /// A set with little time left was handed out, and no newer one is known.
+    #[serde(rename = "credentials.expiring")]
+    CredentialsExpiring,
+    /// The instance has another role, or none any more.
+    #[serde(rename = "role.changed")]
+    RoleChanged,
     /// Somebody asked on the control socket what is not for them, or nothing
     /// that can be answered.
     #[serde(rename = "control.refused")]
@@ -108,7 +121,7 @@ pub enum Event {
 }
 
 /// What the policy said, or what the client got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decision {
     /// Let through.
@@ -118,7 +131,7 @@ pub enum Decision {
 }
 
 /// Why a request ended as it did. One closed list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// A rule or the default allows it, or any caller may (minting).
@@ -170,6 +183,16 @@ pub enum Reason {
     ClientGone,
     /// A fault in this program.
     Internal,
+}
+
+impl Decision {
+    /// The word in records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+        }
+    }
 }
 
 impl Reason {

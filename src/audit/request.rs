@@ -12,7 +12,7 @@ use super::log::{Log, Written};
 use super::record::{
     CallerRecord, CredentialRecord, Decision, Event, Reason, RequestBody, RequestRecord,
 };
-use super::tally::Noted;
+use super::tally::{Noted, Took};
 use crate::caller::witness::Holder;
 use crate::config::Mode;
 use crate::ids::{ClientAddr, Uid};
@@ -126,6 +126,10 @@ pub struct Facts {
     pub hidden: Option<usize>,
     /// The credentials handed out.
     pub credential: Option<CredentialRecord>,
+    /// How long it took to know who asks. Measured, not recorded.
+    pub identity: Option<Duration>,
+    /// How long the service took; the same.
+    pub upstream: Option<Duration>,
 }
 
 /// How a request ended.
@@ -158,6 +162,11 @@ impl Pending {
         }
     }
 
+    /// How long it has been under way.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     /// The id a refusal shows to the user, who can give it to the admin.
     pub fn id(&self) -> &str {
         &self.id
@@ -181,7 +190,7 @@ impl Pending {
     /// Writes the record, and only then returns. Unwritable, the record is
     /// withdrawn and the guard is given back, to be finished another way.
     pub async fn finish_durably(mut self, ending: Ending) -> Result<(), Self> {
-        let body = self.body(Event::Request, &ending);
+        let body = self.body(Event::Request, &ending, self.so_far());
         let Some(told) = self.log.append_awaited(&body) else {
             return Err(self);
         };
@@ -193,7 +202,7 @@ impl Pending {
         };
         if written == Ok(Written::Whole) {
             self.state = State::Finished;
-            self.count(&ending);
+            self.count(&ending, self.so_far());
             Ok(())
         } else {
             self.state = State::Open;
@@ -201,7 +210,11 @@ impl Pending {
         }
     }
 
-    fn count(&self, ending: &Ending) {
+    fn so_far(&self) -> Duration {
+        self.took.unwrap_or_else(|| self.started.elapsed())
+    }
+
+    fn count(&self, ending: &Ending, took: Duration) {
         let facts = &self.facts;
         let credential = facts.credential.as_ref();
         self.log.tally().note(&Noted {
@@ -209,14 +222,21 @@ impl Pending {
             decision: ending.decision,
             reason: ending.reason,
             detail: ending.detail,
-            is_fresh: facts.served.is_none() && facts.class.is_some(),
+            class: facts.class,
+            served: facts.served,
+            took: Took {
+                whole: Some(took),
+                identity: facts.identity,
+                upstream: facts.upstream,
+            },
             credential: credential.filter(|_| ending.decision == Decision::Allow),
         });
     }
 
     fn write(&mut self, ending: Ending) {
         self.state = State::Finished;
-        self.count(&ending);
+        let took = self.so_far();
+        self.count(&ending, took);
         let alone = ending.decision == Decision::Allow
             || self.log.singles_out(Denial {
                 event: Event::Request,
@@ -225,7 +245,7 @@ impl Pending {
                 class: self.facts.class,
             });
         if alone {
-            let body = self.body(Event::Request, &ending);
+            let body = self.body(Event::Request, &ending, took);
             // One that was kept back has its place before those still kept.
             match self.took {
                 Some(_) => self.log.append_kept(&body),
@@ -234,9 +254,8 @@ impl Pending {
         }
     }
 
-    fn body<'a>(&'a self, event: Event, ending: &Ending) -> RequestBody<'a> {
+    fn body<'a>(&'a self, event: Event, ending: &Ending, took: Duration) -> RequestBody<'a> {
         let facts = &self.facts;
-        let took = self.took.unwrap_or_else(|| self.started.elapsed());
         // The body of an answer to HEAD is not sent.
         let is_head = facts.method.as_deref() == Some("HEAD");
         RequestBody {
@@ -333,7 +352,9 @@ pub fn connection_refused(
         decision: Decision::Deny,
         reason,
         detail: Some(detail),
-        is_fresh: false,
+        class: None,
+        served: None,
+        took: Took::default(),
         credential: None,
     });
     if !log.singles_out(denial) {

@@ -4,12 +4,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::histogram::Histogram;
 use super::record::{CredentialRecord, Decision, Reason};
 use crate::ids::Uid;
+use crate::provider::Class;
 use crate::utc;
 
 /// Users counted apart; the rest is counted together.
@@ -22,11 +24,27 @@ pub(super) struct Tally(Mutex<Counts>);
 struct Counts {
     by_uid: HashMap<Option<Uid>, Count>,
     others: Count,
-    reasons: BTreeMap<&'static str, u64>,
-    limits: BTreeMap<&'static str, u64>,
+    measured: Measured,
     answered: Option<SystemTime>,
     failed: Option<(SystemTime, &'static str)>,
     credential: Option<(SystemTime, CredentialRecord)>,
+}
+
+/// By what they were and how long they took: nobody's name is in here.
+#[derive(Clone, Debug, Default)]
+pub struct Measured {
+    /// By decision, reason and class, where one is known.
+    pub decisions: BTreeMap<(Decision, Reason, Option<Class>), u64>,
+    /// What was refused, by the record's `detail`.
+    pub details: BTreeMap<(Reason, &'static str), u64>,
+    /// Answers for which the service was not asked.
+    pub from_memory: u64,
+    /// From the whole request to its record.
+    pub whole: Histogram,
+    /// Until it was known who asks.
+    pub identity: Histogram,
+    /// Until the service had answered, or had not.
+    pub upstream: Histogram,
 }
 
 /// Requests, and connections refused before there was one.
@@ -97,14 +115,62 @@ pub(super) struct Noted<'a> {
     pub(super) decision: Decision,
     pub(super) reason: Reason,
     pub(super) detail: Option<&'static str>,
-    /// Whether the service gave the answer.
-    pub(super) is_fresh: bool,
+    pub(super) class: Option<Class>,
+    pub(super) served: Option<&'static str>,
+    pub(super) took: Took,
     pub(super) credential: Option<&'a CredentialRecord>,
+}
+
+/// How long it took, and parts of it, where there were any.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Took {
+    pub(super) whole: Option<Duration>,
+    pub(super) identity: Option<Duration>,
+    pub(super) upstream: Option<Duration>,
+}
+
+impl Noted<'_> {
+    /// What is told apart beyond the reason.
+    fn told_apart(&self) -> Option<&'static str> {
+        match (self.decision, self.reason) {
+            (Decision::Allow, _) => None,
+            (_, Reason::Limit | Reason::HostBudget) => {
+                Some(self.detail.unwrap_or(self.reason.as_str()))
+            }
+            _ => self.detail,
+        }
+    }
+}
+
+impl Measured {
+    fn note(&mut self, noted: &Noted) {
+        let kind = (noted.decision, noted.reason, noted.class);
+        *self.decisions.entry(kind).or_default() += 1;
+        if let Some(detail) = noted.told_apart() {
+            *self.details.entry((noted.reason, detail)).or_default() += 1;
+        }
+        self.from_memory += u64::from(noted.served.is_some());
+        let Took {
+            whole,
+            identity,
+            upstream,
+        } = noted.took;
+        for (took, histogram) in [
+            (whole, &mut self.whole),
+            (identity, &mut self.identity),
+            (upstream, &mut self.upstream),
+        ] {
+            if let Some(took) = took {
+                histogram.note(took);
+            }
+        }
+    }
 }
 
 impl Tally {
     pub(super) fn note(&self, noted: &Noted) {
         let mut counts = self.counts();
+        counts.measured.note(noted);
         let has_room = counts.by_uid.len() < UIDS_MAX || counts.by_uid.contains_key(&noted.uid);
         let count = match has_room {
             true => counts.by_uid.entry(noted.uid).or_default(),
@@ -114,16 +180,12 @@ impl Tally {
             Decision::Allow => count.allowed += 1,
             Decision::Deny => count.denied += 1,
         }
-        *counts.reasons.entry(noted.reason.as_str()).or_default() += 1;
+        let is_fresh = noted.served.is_none() && noted.class.is_some();
         match noted.reason {
-            Reason::Limit | Reason::HostBudget => {
-                let which = noted.detail.unwrap_or(noted.reason.as_str());
-                *counts.limits.entry(which).or_default() += 1;
-            }
             Reason::UpstreamUnreachable | Reason::UpstreamInvalid | Reason::UpstreamTimeout => {
                 counts.failed = Some((SystemTime::now(), noted.reason.as_str()));
             }
-            _ if noted.decision == Decision::Allow && noted.is_fresh => {
+            _ if noted.decision == Decision::Allow && is_fresh => {
                 counts.answered = Some(SystemTime::now());
             }
             _ => {}
@@ -145,17 +207,21 @@ impl Tally {
             .collect();
         let asked = |it: &OfUser| it.count.allowed + it.count.denied;
         by_uid.sort_by_key(|it| (std::cmp::Reverse(asked(it)), it.uid));
-        let named = |counts: &BTreeMap<&'static str, u64>| {
-            let named = counts.iter();
-            named
-                .map(|(name, count)| ((*name).to_owned(), *count))
-                .collect()
-        };
+        let mut by_reason = BTreeMap::new();
+        for ((_, reason, _), count) in &counts.measured.decisions {
+            *by_reason.entry(reason.as_str().to_owned()).or_default() += count;
+        }
+        let mut limits = BTreeMap::new();
+        for ((reason, which), count) in &counts.measured.details {
+            if matches!(reason, Reason::Limit | Reason::HostBudget) {
+                limits.insert((*which).to_owned(), *count);
+            }
+        }
         Counted {
             by_uid,
             others: counts.others,
-            by_reason: named(&counts.reasons),
-            limits: named(&counts.limits),
+            by_reason,
+            limits,
             answered: counts.answered.map(utc::rfc3339_seconds),
             failed: counts.failed.map(|(at, reason)| Failed {
                 at: utc::rfc3339_seconds(at),
@@ -169,6 +235,10 @@ impl Tally {
                 seen: utc::rfc3339_seconds(*seen),
             }),
         }
+    }
+
+    pub(super) fn measured(&self) -> Measured {
+        self.counts().measured.clone()
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
@@ -189,7 +259,9 @@ mod tests {
                 decision: Decision::Deny,
                 reason: Reason::Limit,
                 detail: Some("connections"),
-                is_fresh: false,
+                class: None,
+                served: None,
+                took: Took::default(),
                 credential: None,
             });
         }

@@ -54,6 +54,17 @@ pub struct Config {
     pub memory: bool,
     /// `[limits]`.
     pub limits: Limits,
+    /// `[metrics]`: where numbers for monitoring are served, if anywhere.
+    pub metrics: Option<MetricsAt>,
+}
+
+/// Where whoever can connect may read the daemon's numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetricsAt {
+    /// `listen`, an address of the loopback interface: every local user.
+    Loopback(SocketAddr),
+    /// `socket`: root, and the daemon's own user and group.
+    Socket(PathBuf),
 }
 
 /// `[rules]`: how the kernel rules are loaded, and which marks they use.
@@ -235,6 +246,7 @@ impl Default for Config {
                 denials_recorded_per_second: 1000,
                 host_upstream_requests_per_second: 300,
             },
+            metrics: None,
         }
     }
 }

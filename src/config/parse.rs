@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::trusted::{self, Reading, Replacement};
-use super::{Action, BACKENDS, Config, DEFAULT_PATH, Mode, TokenMode};
+use super::{Action, BACKENDS, Config, DEFAULT_PATH, MetricsAt, Mode, TokenMode};
 use crate::diagnose::schema::{Key, Shape};
 use crate::diagnose::toml::{Node, Table};
 use crate::diagnose::{Diagnostics, Place, Source, toml};
@@ -59,6 +59,11 @@ pub const KEYS: &[Key] = &[
         "limits",
         Shape::Table(LIMITS),
         "What one uid may take, unless the name says host",
+    ),
+    Key::new(
+        "metrics",
+        Shape::Table(METRICS),
+        "Numbers for Prometheus; without a key, nothing listens",
     ),
 ];
 const LISTEN: &[Key] = &[Key::new(
@@ -163,6 +168,14 @@ const LIMITS: &[Key] = &[
         COUNT,
         "Of all users together, in turns; a tenth is kept for root",
     ),
+];
+const METRICS: &[Key] = &[
+    Key::new(
+        "listen",
+        Shape::Text(":[0-9]+$"),
+        "An address of loopback with its port",
+    ),
+    Key::new("socket", PATH, "A Unix socket"),
 ];
 const ACCOUNT: Shape = Shape::Text("^[^:\\s]+$");
 const PATH: Shape = Shape::Text("^/");
@@ -342,6 +355,7 @@ impl Reader<'_> {
             self.set(&table, "enabled", &mut config.memory, Self::boolean);
         }
         self.limits(file, config);
+        self.metrics(file, config);
     }
 
     fn rules(&mut self, file: &Table, config: &mut Config) {
@@ -388,6 +402,41 @@ impl Reader<'_> {
             self.set(&table, "enabled", &mut limits.enabled, Self::boolean);
             for (key, count) in counts {
                 self.set(&table, key, count, Self::limit);
+            }
+        }
+    }
+
+    /// One place, not two: the last file that names one has its way.
+    fn metrics(&mut self, file: &Table, config: &mut Config) {
+        let Some(table) = self.section(file, "metrics") else {
+            return;
+        };
+        if let (Some(_), Some(second)) = (table.get("listen"), table.get("socket")) {
+            let expected = "expected `listen` or `socket`, not both";
+            self.found
+                .error(second.place(), "a second place for metrics", expected);
+        }
+        self.set(&table, "listen", &mut config.metrics, |reader, node| {
+            Some(reader.loopback(node).map(MetricsAt::Loopback))
+        });
+        self.set(&table, "socket", &mut config.metrics, |reader, node| {
+            Some(reader.path(node).map(MetricsAt::Socket))
+        });
+    }
+
+    /// Beyond this host, numbers would be anybody's to read.
+    fn loopback(&mut self, node: Node) -> Option<SocketAddr> {
+        let expected = "expected a loopback address with a port, such as \"127.0.0.1:9253\"";
+        let text = node.string(expected, self.found)?;
+        match text.parse::<SocketAddr>() {
+            Ok(address) if address.ip().is_loopback() && address.port() != 0 => Some(address),
+            Ok(address) if !address.ip().is_loopback() => {
+                let what = format!("{} is not an address of this host alone", address.ip());
+                node.refuse(what, expected, self.found)
+            }
+            _ => {
+                let what = format!("\"{text}\" is not an address with a port");
+                node.refuse(what, expected, self.found)
             }
         }
     }

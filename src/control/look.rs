@@ -12,8 +12,11 @@ use crate::utc;
 
 impl Desk {
     pub(super) async fn status(self: &Arc<Self>) -> Status {
-        let desk = Arc::clone(self);
-        let on_disk = blocking(move || desk.on_disk()).await;
+        self.status_with(self.on_disk().await).await
+    }
+
+    /// The same, where it is known what the files say.
+    pub async fn status_with(&self, on_disk: OnDisk) -> Status {
         let orders = self.standing.orders();
         let in_force = self.in_force.lock().await;
         let seconds = |end| until(end).as_secs();
@@ -31,7 +34,7 @@ impl Desk {
                 rules: orders.base.len(),
                 files: in_force.sources.iter().map(|it| it.name().into()).collect(),
                 watch: self.config.policy.watch,
-                on_disk: on_disk.unwrap_or_else(|error| OnDisk::Refused { error }),
+                on_disk,
             },
             grants: orders
                 .grants
@@ -67,7 +70,14 @@ impl Desk {
         }
     }
 
-    fn on_disk(&self) -> OnDisk {
+    /// What the files say: they are read, and the policy is made.
+    pub async fn on_disk(self: &Arc<Self>) -> OnDisk {
+        let desk = Arc::clone(self);
+        let on_disk = blocking(move || desk.read_on_disk()).await;
+        on_disk.unwrap_or_else(|error| OnDisk::Refused { error })
+    }
+
+    fn read_on_disk(&self) -> OnDisk {
         match self.read() {
             Ok(read) => {
                 let (policy, mode) = (read.loaded.policy.hash(), read.config.policy.mode);

@@ -79,7 +79,7 @@ pub enum From {
 }
 
 /// What the files say now.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum OnDisk {
     /// What runs.

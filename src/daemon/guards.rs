@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, chown};
+use nix::unistd::{Gid, Uid, chown, setfsgid};
 use socket2::SockRef;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::net::UnixStream;
@@ -30,6 +30,20 @@ const SILENCE: Duration = Duration::from_secs(3);
 /// and who asks for what is not for them is to be recorded. Who did, the kernel
 /// says.
 pub(super) fn listen(path: &Path, uid: Uid, gid: Gid) -> io::Result<UnixListener> {
+    listen_with(path, uid, gid, Mode::from_bits_truncate(0o111))
+}
+
+/// The same where it is for root and one group alone, which this process
+/// belongs to or may act as.
+pub(super) fn listen_for_group(path: &Path, uid: Uid, gid: Gid) -> io::Result<UnixListener> {
+    let before = setfsgid(gid);
+    let listener = listen_with(path, uid, gid, Mode::from_bits_truncate(0o117));
+    setfsgid(before);
+    listener
+}
+
+/// `without`: what its mode leaves out.
+fn listen_with(path: &Path, uid: Uid, gid: Gid, without: Mode) -> io::Result<UnixListener> {
     if let Some(directory) = path.parent().filter(|it| !it.exists()) {
         std::fs::DirBuilder::new()
             .recursive(true)
@@ -43,7 +57,7 @@ pub(super) fn listen(path: &Path, uid: Uid, gid: Gid) -> io::Result<UnixListener
     }
     // Not changed afterwards: in a directory of the daemon's user, the path
     // may lead elsewhere by then.
-    let before = umask(Mode::from_bits_truncate(0o111));
+    let before = umask(without);
     let listener = UnixListener::bind(path);
     umask(before);
     listener

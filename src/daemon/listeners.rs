@@ -12,9 +12,10 @@ use socket2::{Protocol, SockRef, Type};
 
 use super::StartError;
 use crate::caller::witness;
-use crate::config::Config;
+use crate::config::{Config, MetricsAt};
 use crate::ids::MetadataAddr;
 use crate::intercept::{Marks, RuleSet};
+use crate::metrics;
 use crate::proxy::Listener;
 use crate::watch::report;
 
@@ -44,6 +45,8 @@ pub(super) struct Sockets {
     pub(super) witness: Option<UnixListener>,
     /// For root's orders, as well.
     pub(super) control: Option<UnixListener>,
+    /// For whoever reads metrics, as well.
+    pub(super) metrics: Option<metrics::Listener>,
 }
 
 impl Sockets {
@@ -60,6 +63,7 @@ impl Sockets {
             post: None,
             witness: None,
             control: None,
+            metrics: None,
         })
     }
 
@@ -76,6 +80,7 @@ impl Sockets {
             post: None,
             witness: None,
             control: None,
+            metrics: None,
         };
         for (at, fd) in handed.into_iter().enumerate() {
             if listens_at(&fd, &report::socket(config), Type::STREAM) {
@@ -84,6 +89,8 @@ impl Sockets {
                 sockets.witness = Some(fd.into());
             } else if listens_at(&fd, &config.control_socket, Type::STREAM) {
                 sockets.control = Some(fd.into());
+            } else if let Some(fetched) = fetched_at(&fd, config) {
+                sockets.metrics = Some(fetched(fd));
             } else {
                 sockets.listen(at, fd, rules)?;
             }
@@ -137,6 +144,19 @@ fn listens_at(fd: &OwnedFd, path: &Path, kind: Type) -> bool {
     address.is_some_and(|it| it.as_pathname() == Some(path))
         && socket.r#type().is_ok_and(|it| it == kind)
         && socket.is_listener().unwrap_or(false)
+}
+
+/// As what it is a place where the config has metrics fetched.
+fn fetched_at(fd: &OwnedFd, config: &Config) -> Option<fn(OwnedFd) -> metrics::Listener> {
+    match config.metrics.as_ref()? {
+        MetricsAt::Socket(path) if listens_at(fd, path, Type::STREAM) => {
+            Some(|fd| metrics::Listener::Unix(fd.into()))
+        }
+        MetricsAt::Loopback(address) if listening_on(fd) == Ok(*address) => {
+            Some(|fd| metrics::Listener::Tcp(fd.into()))
+        }
+        _ => None,
+    }
 }
 
 /// Where it listens; else, what it is.

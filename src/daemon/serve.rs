@@ -11,6 +11,7 @@ use super::{StartError, guards};
 use crate::audit::Event;
 use crate::config::LoadedPolicy;
 use crate::control::{self, Desk, From, Orders, Parts, Standing, Vitals};
+use crate::metrics;
 use crate::notify::Manager;
 use crate::proxy::{Guards, Proxy};
 use crate::token::TokenKey;
@@ -26,6 +27,7 @@ pub(super) fn serve(ready: Ready) -> Result<(), StartError> {
         store,
         listeners,
         post,
+        metrics,
         witness,
         callers,
         owners,
@@ -95,6 +97,16 @@ pub(super) fn serve(ready: Ready) -> Result<(), StartError> {
         );
         if let Some(post) = post {
             tokio::spawn(guards::heed(post, guards, vitals, log.clone()));
+        }
+        if let Some((listener, process)) = metrics {
+            let sources = metrics::Sources {
+                desk: Arc::clone(&desk),
+                log: log.clone(),
+                traffic: proxy.traffic(),
+                descriptors,
+            };
+            let serving = metrics::serve(listener, process, sources);
+            tokio::spawn(serving.map_err(StartError::Runtime)?);
         }
         if let Some(control) = control {
             tokio::spawn(control::serve(control, Arc::clone(&desk)));

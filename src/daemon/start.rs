@@ -16,12 +16,13 @@ use super::{StartError, guards};
 use crate::audit::{self, Log};
 use crate::caller::names::{self, Names};
 use crate::caller::{self, Callers};
-use crate::config::{self, Config, LoadedPolicy, load_policy};
+use crate::config::{self, Config, LoadedPolicy, MetricsAt, load_policy};
 use crate::control::{Acceptor, Snapshot, Store, clock};
 use crate::diagnose::{Diagnostics, Style};
 use crate::ids;
 use crate::intercept::{self, Drift, RuleSet};
 use crate::limits::Owners;
+use crate::metrics;
 use crate::notify::Manager;
 use crate::proxy::Listener;
 use crate::sys::activation;
@@ -46,6 +47,8 @@ pub(super) struct Ready<'a> {
     pub(super) listeners: Vec<Listener>,
     /// Where the watcher of the rules reports.
     pub(super) post: Option<Acceptor>,
+    /// Where metrics are fetched, and what is looked at for them.
+    pub(super) metrics: Option<(metrics::Listener, metrics::Process)>,
     pub(super) witness: Contact,
     pub(super) callers: Callers,
     pub(super) owners: Owners,
@@ -94,6 +97,11 @@ pub(super) fn start<'a>(config: &'a Config, path: &Path) -> Result<Ready<'a>, St
         Some(control) => Some(control),
         None => control(config, account, gid, is_root)?,
     };
+    let metrics = match sockets.metrics {
+        Some(metrics) => Some(metrics),
+        None => metrics(config, account, gid),
+    };
+    let metrics = metrics.map(|listener| (listener, metrics::Process::open()));
     let log_directory = config.audit.file.parent().unwrap_or(Path::new("/"));
     provide_directory(log_directory, 0o750, account, gid)
         .map_err(|error| StartError::Audit(log_directory.into(), error))?;
@@ -150,6 +158,7 @@ pub(super) fn start<'a>(config: &'a Config, path: &Path) -> Result<Ready<'a>, St
         store,
         listeners: sockets.listeners,
         post,
+        metrics,
         witness,
         callers,
         owners,
@@ -326,6 +335,24 @@ fn control(
             Ok(None)
         }
     }
+}
+
+/// Where metrics are fetched. A firewall whose numbers nobody can read, because
+/// somebody else has the port, is a firewall all the same.
+fn metrics(config: &Config, account: Uid, gid: Gid) -> Option<metrics::Listener> {
+    let (place, listener) = match config.metrics.as_ref()? {
+        MetricsAt::Loopback(address) => {
+            let listener = metrics::Listener::bind(*address);
+            (address.to_string(), listener)
+        }
+        MetricsAt::Socket(path) => {
+            let listener = guards::listen_for_group(path, account, gid);
+            let listener = listener.map(metrics::Listener::Unix);
+            (path.display().to_string(), listener)
+        }
+    };
+    let told = |error: &io::Error| tracing::error!(%error, "no metrics can be fetched at {place}");
+    listener.inspect_err(told).ok()
 }
 
 /// Where the watcher of the rules reports. Without root the directory may be

@@ -45,6 +45,14 @@ pub enum Over {
 }
 
 impl Over {
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self::Connections,
+        Self::NewConnections,
+        Self::HostConnections,
+        Self::Tokens,
+    ];
+
     /// The word for the record's `detail`.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -6,7 +6,7 @@ use super::answer::{self, Reply};
 use super::holders::{self, Witnessed};
 use super::notice;
 use super::pipeline::{NoAnswer, Served, allowed, close, fail, query, upstream_failed, withhold};
-use crate::audit::{Ending, Event, Pending, Reason};
+use crate::audit::{Ending, Event, Pending, Reason, Sighting};
 use crate::authorize::{Judgement, Outcome, Permit, Withheld};
 use crate::caller::Caller;
 use crate::caller::witness::Urgency;
@@ -216,7 +216,10 @@ impl Proxy {
             return Ok(answer);
         }
         self.confirm(caller).map_err(Failed::Caller)?;
-        self.upstream.fetch(permit).await.map_err(Failed::Upstream)
+        let before = record.elapsed();
+        let answer = self.upstream.fetch(permit).await;
+        record.facts.upstream = Some(record.elapsed() - before);
+        answer.map_err(Failed::Upstream)
     }
 
     fn recall(&self, record: &mut Pending, permit: &Permit) -> Option<Answer> {
@@ -229,7 +232,12 @@ impl Proxy {
         if let Some(facts) = notice::instance(&read.path, answer) {
             self.log.learn(facts);
         }
+        if let Some(role) = notice::role(&read.path, answer) {
+            self.log.sight(role.sighting());
+        }
         if let Some(credential) = notice::credential(&read.path, answer) {
+            let of = notice::principal(&read.path);
+            self.log.sight(Sighting::Credentials(of, &credential));
             record.facts.class = Some(Class::Credentials);
             record.facts.credential = Some(credential);
         }

@@ -34,7 +34,7 @@ use crate::config::{Action, Config, HOST_CONNECTIONS, TokenMode};
 use crate::control::Standing;
 use crate::limits::{Limits, Owners};
 use crate::request::{Rejected, Service};
-use crate::upstream::Upstream;
+use crate::upstream::{Traffic, Upstream};
 use answer::Reply;
 use connection::Arrived;
 use holders::Looks;
@@ -105,6 +105,11 @@ impl Proxy {
             on_audit_failure: config.audit.on_failure,
             drain: config.upstream.timeout.saturating_add(DRAIN),
         }
+    }
+
+    /// What goes to the service and back.
+    pub fn traffic(&self) -> Traffic {
+        self.upstream.traffic()
     }
 
     /// Serves the listeners until `stop` changes, then finishes what is under

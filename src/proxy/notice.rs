@@ -2,9 +2,10 @@
 //! its path, and facts about this machine. Only names are taken from it.
 
 use bytes::Bytes;
+use hyper::StatusCode;
 use serde::Deserialize;
 
-use crate::audit::{CredentialRecord, InstanceFacts};
+use crate::audit::{CredentialRecord, InstanceFacts, Principal, Sighting};
 use crate::request::CanonicalPath;
 use crate::upstream::Answer;
 
@@ -24,6 +25,23 @@ struct Document {
     #[serde(rename = "accountId")]
     account: Option<String>,
     region: Option<String>,
+    #[serde(rename = "InstanceProfileArn")]
+    profile: Option<String>,
+}
+
+/// What an answer says of the instance's role.
+pub(super) enum OfRole {
+    Name(Option<String>),
+    Profile(String),
+}
+
+impl OfRole {
+    pub(super) fn sighting(&self) -> Sighting<'_> {
+        match self {
+            Self::Name(name) => Sighting::Role(name.as_deref()),
+            Self::Profile(arn) => Sighting::Profile(arn),
+        }
+    }
 }
 
 /// The credentials in an answer.
@@ -67,6 +85,39 @@ pub(super) fn instance(path: &CanonicalPath, answer: &Answer) -> Option<Instance
             })
         }
         _ => None,
+    }
+}
+
+/// The role that is listed, or the profile that brings it.
+pub(super) fn role(path: &CanonicalPath, answer: &Answer) -> Option<OfRole> {
+    let found = answer.status().is_success() && !answer.body().is_empty();
+    match path.resource() {
+        "/meta-data/iam/security-credentials" if answer.status() == StatusCode::NOT_FOUND => {
+            Some(OfRole::Name(None))
+        }
+        "/meta-data/iam/security-credentials" if found => {
+            // One line: an instance has one role.
+            let name = std::str::from_utf8(answer.body()).ok()?.trim_end();
+            Some(OfRole::Name(Some(plain(name.to_owned())?)))
+        }
+        "/meta-data/iam/info" if found => {
+            let arn = document(answer.body()).profile.and_then(plain)?;
+            Some(OfRole::Profile(arn))
+        }
+        _ => None,
+    }
+}
+
+/// Whose the credentials at this path are.
+pub(super) fn principal(path: &CanonicalPath) -> Principal {
+    let of_instance = [
+        "/meta-data/iam/security-credentials/",
+        "/meta-data/iam/security-credentials-extended/",
+    ];
+    let resource = path.resource();
+    match of_instance.iter().any(|above| resource.starts_with(above)) {
+        true => Principal::Instance,
+        false => Principal::Other,
     }
 }
 

@@ -43,8 +43,11 @@ impl Proxy {
         record.facts.policy = Some(Arc::clone(orders.base.hash()));
         describe(&mut record, &arrived);
         let known = self.callers.acquaint(peer).await;
+        let acquainted = record.elapsed();
         self.limits.turn(peer.uid()).await;
+        let its_turn = record.elapsed();
         let caller = known.and_then(|known| self.callers.identify(peer, known, whole_since));
+        record.facts.identity = Some(acquainted + record.elapsed() - its_turn);
         if let Ok(caller) = &caller {
             record.facts.subject = Some(Arc::clone(caller.subject()));
             record.facts.unit = caller.unit().cloned();

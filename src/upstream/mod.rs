@@ -11,6 +11,7 @@ mod flights;
 mod memory;
 mod pool;
 mod token;
+mod traffic;
 mod wire;
 
 use std::collections::HashMap;
@@ -22,6 +23,7 @@ use hyper::StatusCode;
 use tokio::time::{Instant, timeout_at};
 
 pub use answer::{Answer, Header};
+pub use traffic::{Flow, Traffic};
 pub(crate) use wire::Expects;
 #[cfg(any(test, fuzzing))]
 pub(crate) use wire::{After, arriving};
@@ -60,6 +62,7 @@ pub struct Upstream {
     services: HashMap<MetadataAddr, Service>,
     owners: Arc<Owners>,
     shared: Option<Shared>,
+    traffic: Traffic,
 }
 
 /// What callers share, each permitted by itself.
@@ -73,6 +76,7 @@ struct Service {
     pool: Pool,
     token: OwnToken,
     budget: Budget,
+    traffic: Traffic,
     /// Of every request.
     headers: String,
 }
@@ -85,6 +89,7 @@ impl Upstream {
         } = config;
         let per_second = limits.host_upstream_requests_per_second;
         let budget = Budget::new(limits.enabled.then_some(per_second));
+        let traffic = Traffic::default();
         let service = |address: &std::net::SocketAddr| {
             let host = match address.port() {
                 80 => bracketed(address.ip()),
@@ -92,7 +97,8 @@ impl Upstream {
             };
             let version = env!("CARGO_PKG_VERSION");
             let service = Service {
-                pool: Pool::new(*address, upstream.connect_timeout),
+                pool: Pool::new(*address, upstream.connect_timeout, traffic.clone()),
+                traffic: traffic.clone(),
                 token: OwnToken::default(),
                 budget: budget.clone(),
                 headers: format!("host: {host}\r\nuser-agent: imdsfw/{version}\r\n"),
@@ -104,7 +110,13 @@ impl Upstream {
             services: upstream.addresses.iter().map(service).collect(),
             owners,
             shared: config.memory.then(Shared::default),
+            traffic,
         }
+    }
+
+    /// What goes over the connections.
+    pub fn traffic(&self) -> Traffic {
+        self.traffic.clone()
     }
 
     /// What the permit is for, where an earlier answer of the service still
@@ -251,6 +263,7 @@ impl Service {
                 self.budget.answered();
                 return Ok(answer);
             }
+            self.traffic.throttled();
             match self.budget.back_off() {
                 Some(until) if refused.is_none() && claim.outlasts(until) => refused = Some(answer),
                 _ => return Ok(answer),

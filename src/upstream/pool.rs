@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::UpstreamError;
 use super::answer::Answer;
+use super::traffic::Traffic;
 use super::wire::{After, Connection, Expects, Failed};
 
 /// Idle connections kept; more than this many at once is a burst.
@@ -21,18 +22,20 @@ pub(super) struct Pool {
     idle: Mutex<VecDeque<(Instant, Connection)>>,
     /// Requests under way.
     asking: AtomicUsize,
+    traffic: Traffic,
 }
 
 /// Counts a request as under way, however that ends.
 struct Asking<'p>(&'p AtomicUsize);
 
 impl Pool {
-    pub(super) fn new(address: SocketAddr, connect_timeout: Duration) -> Self {
+    pub(super) fn new(address: SocketAddr, connect_timeout: Duration, traffic: Traffic) -> Self {
         Self {
             address,
             connect_timeout,
             idle: Mutex::default(),
             asking: AtomicUsize::new(0),
+            traffic,
         }
     }
 
@@ -44,6 +47,19 @@ impl Pool {
         expects: Expects,
     ) -> Result<Answer, UpstreamError> {
         let _asking = Asking::new(&self.asking);
+        let _sent = self.traffic.send();
+        let outcome = self.send_on_some(request, expects).await;
+        if let Err(error) = &outcome {
+            self.traffic.failed(*error);
+        }
+        outcome
+    }
+
+    async fn send_on_some(
+        &self,
+        request: &[u8],
+        expects: Expects,
+    ) -> Result<Answer, UpstreamError> {
         // Requests that leave one right after the other wake the service once.
         if self.asking.load(Ordering::Relaxed) > 1 {
             tokio::task::yield_now().await;
@@ -56,6 +72,7 @@ impl Pool {
             }
         }
         let connection = Connection::open(self.address, self.connect_timeout).await?;
+        self.traffic.opened();
         self.exchange(connection, request, expects)
             .await
             .map_err(|failed| match failed {
@@ -76,8 +93,10 @@ impl Pool {
             let mut idle = self.idle();
             while idle.len() >= IDLE_MAX || idle.front().is_some_and(|it| now - it.0 > IDLE_FOR) {
                 idle.pop_front();
+                self.traffic.taken();
             }
             idle.push_back((now, connection));
+            self.traffic.kept();
         }
         Ok(answer)
     }
@@ -86,6 +105,7 @@ impl Pool {
     fn take_idle(&self) -> Option<Connection> {
         loop {
             let (_, connection) = self.idle().pop_back()?;
+            self.traffic.taken();
             if connection.is_idle() {
                 return Some(connection);
             }

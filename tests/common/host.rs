@@ -297,6 +297,11 @@ impl<'a> Host<'a> {
     /// host is there, one each for the watcher of the rules, for the witness and
     /// for root's orders.
     pub(crate) fn activated(&self, user: User, first: &dyn AsFd, second: &dyn AsFd) -> Command {
+        self.activated_with(user, &[first, second])
+    }
+
+    /// The same with these sockets, however many.
+    pub(crate) fn activated_with(&self, user: User, sockets: &[&dyn AsFd]) -> Command {
         // Where that user can execute it.
         let copy = self.path("imdsfw");
         if !copy.exists() {
@@ -310,14 +315,9 @@ impl<'a> Host<'a> {
             ]
             .map(|(name, kind)| listening_at(&self.path(name), kind))
         });
-        let held = [
-            first.as_fd(),
-            second.as_fd(),
-            watcher.as_fd(),
-            witness.as_fd(),
-            control.as_fd(),
-        ];
-        let held = held.map(|fd| fd.as_raw_fd());
+        let held = [watcher, witness, control].map(AsFd::as_fd);
+        let sockets = sockets.iter().map(|it| it.as_fd());
+        let held: Vec<_> = sockets.chain(held).map(|fd| fd.as_raw_fd()).collect();
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (message, rights) = ([IoSlice::new(b"x")], [ControlMessage::ScmRights(&held)]);
         sendmsg::<()>(ours.as_raw_fd(), &message, &rights, MsgFlags::empty(), None).unwrap();

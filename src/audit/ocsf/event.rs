@@ -68,6 +68,23 @@ pub(super) fn said(kind: Event, native: &mut Native, place: &Place) -> Said {
                 .with("state", json!("Enabled"))
         }
 
+        Event::CredentialsRotated => credentials(
+            native,
+            (Activity::new(3, "Update"), Severity::Informational),
+            "the service gives out a newer set of credentials",
+        ),
+        Event::CredentialsStale => credentials(
+            native,
+            (Activity::other("Stale"), Severity::Medium),
+            "the service gives out credentials that it should have replaced",
+        ),
+        Event::CredentialsExpiring => credentials(
+            native,
+            (Activity::other("Expiring"), Severity::Low),
+            "credentials with little time left were handed out",
+        ),
+        Event::RoleChanged => role(native),
+
         Event::PolicyLoaded => policy(native, Outcome::Success, "a policy is in force"),
         Event::PolicyRejected => policy(native, Outcome::Failure, "a policy was refused"),
         Event::GrantStarted => grant(native, Activity::new(1, "Create"), "a grant begins"),
@@ -222,6 +239,50 @@ fn lockdown(native: &mut Native, activity: Activity, severity: Severity, what: &
         .with("entity", entity)
         .with("comment", native.take("detail.reason"))
         .with("actor", by(native))
+}
+
+/// What the service gives out, which nobody here has done.
+fn credentials(
+    native: &mut Native,
+    (activity, severity): (Activity, Severity),
+    what: &str,
+) -> Said {
+    let set = |native: &mut Native, id: &str| {
+        let id = native.take(id)?;
+        object([
+            ("type_id", Some(json!(99))),
+            ("type", Some(json!("Credentials"))),
+            ("name", Some(json!("access key"))),
+            ("uid", Some(id)),
+        ])
+    };
+    let rotated = set(native, "detail.new");
+    let before = match rotated {
+        Some(_) => set(native, "detail.old"),
+        None => set(native, "detail.access_key_id"),
+    };
+    // A set that is stale by its role alone is named by that.
+    let entity = before.or_else(|| role_of(native, "detail.role"));
+    Said::new(Class::EntityManagement, activity, severity, what.into())
+        .with("entity", entity)
+        .with("entity_result", rotated)
+        .with("status_detail", native.take("detail.why"))
+}
+
+fn role(native: &mut Native) -> Said {
+    let none = || json!({ "type_id": 99, "type": "Role", "name": "none" });
+    let before = role_of(native, "detail.old").unwrap_or_else(none);
+    let after = role_of(native, "detail.new").unwrap_or_else(none);
+    let what = "the instance has another role".to_owned();
+    let (class, activity) = (Class::EntityManagement, Activity::new(3, "Update"));
+    Said::new(class, activity, Severity::Medium, what)
+        .with("entity", before)
+        .with("entity_result", after)
+}
+
+fn role_of(native: &mut Native, at: &str) -> Option<Value> {
+    let name = native.take_text(at)?;
+    Some(json!({ "type_id": 99, "type": "Role", "name": name }))
 }
 
 fn log(

@@ -53,6 +53,9 @@ new_connections_per_second = 2
 tokens_per_minute = 3
 denials_recorded_per_second = 1_000
 host_upstream_requests_per_second = 5
+
+[metrics]
+listen = "[::1]:9253"
 "#;
 
 fn parse(texts: &[&str]) -> (Config, Diagnostics) {
@@ -132,6 +135,7 @@ fn every_key_is_read() {
             denials_recorded_per_second: 1000,
             host_upstream_requests_per_second: 5,
         },
+        metrics: Some(MetricsAt::Loopback("[::1]:9253".parse().unwrap())),
     };
     assert_eq!(config, expected);
 }
@@ -194,6 +198,30 @@ fn what_is_not_understood_is_refused_at_its_place() {
         ("[rules]\nmark = 0", "2:8 0 is out of range"),
         ("[rules]\nbackend = \"pf\"", "2:11 unknown word \"pf\""),
         ("[limits]\nconnections = 0", "2:15 0 is out of range"),
+        (
+            "[metrics]\nlisten = \"0.0.0.0:9253\"",
+            "2:10 0.0.0.0 is not an address of this host alone",
+        ),
+        (
+            "[metrics]\nlisten = \"[fd00::1]:9253\"",
+            "2:10 fd00::1 is not an address of this host alone",
+        ),
+        (
+            "[metrics]\nlisten = \"localhost:9253\"",
+            "2:10 \"localhost:9253\" is not an address with a port",
+        ),
+        (
+            "[metrics]\nlisten = \"127.0.0.1:0\"",
+            "2:10 \"127.0.0.1:0\" is not an address with a port",
+        ),
+        (
+            "[metrics]\nsocket = \"m.sock\"",
+            "2:10 this path is not absolute",
+        ),
+        (
+            "[metrics]\nlisten = \"127.0.0.1:9253\"\nsocket = \"/m\"",
+            "3:10 a second place for metrics",
+        ),
         ("user = \"\"", "1:8 no account can have this name"),
         ("user = \"a\" b", "1:12 unexpected key or value"),
     ] {
