@@ -3,22 +3,32 @@
 //! Exactly one record per request, whatever becomes of it. No token,
 //! credential or body may ever be written: the schema has no place for one.
 
+mod chain;
 mod denials;
 mod file;
+mod head;
 mod host;
 mod id;
+mod lines;
 mod log;
 pub mod reading;
+mod recent;
 mod record;
 mod request;
+mod rotate;
+mod sink;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod writing;
 
+pub use chain::{Digest, Link};
 #[cfg(any(test, fuzzing))]
 pub(crate) use file::repair;
+pub use head::read as read_head;
 pub use host::{Host, InstanceFacts};
-pub use log::{Log, Writer};
+pub use log::{Log, Options, Writer};
 pub use record::{CredentialRecord, Decision, Event, Reason, SCHEMA};
 pub use request::{Ending, Facts, Held, Pending, connection_refused};
+pub use sink::Sink;
 pub use tally::{Count, Counted, Failed, OfUser, Role};

@@ -1,6 +1,8 @@
 //! Config files → [`Config`]. Every key may be absent, no other key may be
 //! there, and a later file's key replaces an earlier one's.
 
+mod sinks;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,7 +28,17 @@ const TABLES: &[(&str, &[&str])] = &[
     ("upstream", &["addresses", "connect_timeout", "timeout"]),
     ("policy", &["mode", "default", "directories", "watch"]),
     ("tokens", &["mode"]),
-    ("audit", &["file", "on_failure"]),
+    (
+        "audit",
+        &[
+            "file",
+            "on_failure",
+            "rotate_size",
+            "rotate_age",
+            "keep",
+            "sink",
+        ],
+    ),
     ("control", &["socket", "own_verdict"]),
     ("state", &["directory"]),
     ("memory", &["enabled"]),
@@ -187,13 +199,7 @@ impl Reader<'_> {
             });
         }
         if let Some(table) = self.section(file, "audit") {
-            self.set(&table, "file", &mut config.audit.file, Self::path);
-            self.set(
-                &table,
-                "on_failure",
-                &mut config.audit.on_failure,
-                Self::action,
-            );
+            self.audit(&table, &mut config.audit);
         }
         if let Some(table) = self.section(file, "control") {
             self.set(&table, "socket", &mut config.control_socket, Self::path);

@@ -37,13 +37,23 @@ pub(super) fn listen(path: &Path, uid: Uid, gid: Gid) -> io::Result<UnixListener
             .create(directory)?;
         chown(directory, Some(uid), Some(gid))?;
     }
+    bind(path, 0o111)
+}
+
+/// Listens where root follows the log, in a directory that is there; nobody
+/// else may connect.
+pub(super) fn listen_for_root(path: &Path) -> io::Result<UnixListener> {
+    bind(path, 0o177)
+}
+
+fn bind(path: &Path, without: u32) -> io::Result<UnixListener> {
     // Left behind by an earlier run.
     if std::fs::symlink_metadata(path).is_ok_and(|it| it.file_type().is_socket()) {
         std::fs::remove_file(path)?;
     }
     // Not changed afterwards: in a directory of the daemon's user, the path
     // may lead elsewhere by then.
-    let before = umask(Mode::from_bits_truncate(0o111));
+    let before = umask(Mode::from_bits_truncate(without));
     let listener = UnixListener::bind(path);
     umask(before);
     listener

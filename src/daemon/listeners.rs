@@ -6,13 +6,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use socket2::{Protocol, SockRef, Type};
 
 use super::StartError;
 use crate::caller::witness;
 use crate::config::Config;
+use crate::config::sinks::{STREAM, SinkTarget};
 use crate::ids::MetadataAddr;
 use crate::intercept::{Marks, RuleSet};
 use crate::proxy::Listener;
@@ -44,6 +45,8 @@ pub(super) struct Sockets {
     pub(super) witness: Option<UnixListener>,
     /// For root's orders, as well.
     pub(super) control: Option<UnixListener>,
+    /// For those who follow the log, as well, and where.
+    pub(super) streams: Vec<(PathBuf, UnixListener)>,
 }
 
 impl Sockets {
@@ -60,6 +63,7 @@ impl Sockets {
             post: None,
             witness: None,
             control: None,
+            streams: Vec::new(),
         })
     }
 
@@ -76,6 +80,7 @@ impl Sockets {
             post: None,
             witness: None,
             control: None,
+            streams: Vec::new(),
         };
         for (at, fd) in handed.into_iter().enumerate() {
             if listens_at(&fd, &report::socket(config), Type::STREAM) {
@@ -84,6 +89,11 @@ impl Sockets {
                 sockets.witness = Some(fd.into());
             } else if listens_at(&fd, &config.control_socket, Type::STREAM) {
                 sockets.control = Some(fd.into());
+            } else if let Some(path) = streams(config).find(|it| listens_at(&fd, it, Type::STREAM))
+            {
+                sockets.streams.push((path.to_path_buf(), fd.into()));
+            } else if listens_at(&fd, Path::new(STREAM), Type::STREAM) {
+                tracing::warn!("{STREAM} is held, but no [[audit.sink]] has it as its path");
             } else {
                 sockets.listen(at, fd, rules)?;
             }
@@ -113,6 +123,14 @@ impl Sockets {
     fn has(&self, service: MetadataAddr) -> bool {
         self.listeners.iter().any(|it| it.service == service)
     }
+}
+
+/// Where the log can be followed.
+pub(super) fn streams(config: &Config) -> impl Iterator<Item = &Path> {
+    config.audit.sinks.iter().filter_map(|sink| match &sink.to {
+        SinkTarget::Stream(path) => Some(path.as_path()),
+        _ => None,
+    })
 }
 
 fn set_up(

@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek as _, SeekFrom};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::SystemTime;
@@ -23,6 +23,8 @@ use crate::utc;
 const CHUNK: usize = 1024 * 1024;
 /// How many lines are looked at for the first record.
 const LINES_TO_FIRST: usize = 64;
+/// How often files are looked for while they are being renamed.
+const LOOKS: usize = 20;
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 const COMPRESSED: [&str; 3] = [".gz", ".zst", ".zstd"];
@@ -33,6 +35,8 @@ pub(super) struct LogFile {
     path: PathBuf,
     source: Source,
     len: u64,
+    /// Device and inode.
+    id: (u64, u64),
     /// The time of its first record.
     first: Option<String>,
 }
@@ -45,7 +49,25 @@ enum Source {
     Stdin,
 }
 
+/// All files of a log as they were at one moment, whatever is rotated meanwhile.
 pub(super) fn with_rotated(file: &Path) -> Result<Vec<LogFile>, ReadingError> {
+    let mut files = open_all(file)?;
+    for _ in 0..LOOKS {
+        // Listed again, names and files are the same: nothing moved between.
+        let names = |files: &[LogFile]| -> Vec<_> {
+            files.iter().map(|it| (it.path.clone(), it.id)).collect()
+        };
+        let again = open_all(file)?;
+        let stood_still = names(&files) == names(&again);
+        files = again;
+        if stood_still {
+            break;
+        }
+    }
+    Ok(files)
+}
+
+fn open_all(file: &Path) -> Result<Vec<LogFile>, ReadingError> {
     let (Some(directory), Some(name)) = (file.parent(), file.file_name()) else {
         return Ok(Vec::new());
     };
@@ -88,6 +110,36 @@ pub(super) fn with_rotated(file: &Path) -> Result<Vec<LogFile>, ReadingError> {
     Ok(files)
 }
 
+/// What was rotated away last.
+pub(super) fn newest_rotated(file: &Path) -> io::Result<Option<PathBuf>> {
+    let (Some(directory), Some(name)) = (file.parent(), file.file_name()) else {
+        return Ok(None);
+    };
+    let mut newest: Option<(SystemTime, bool, PathBuf)> = None;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let found = entry.file_name();
+        if found == name || !is_rotated(name.as_bytes(), found.as_bytes()) {
+            continue;
+        }
+        // Removed since the directory was listed.
+        let Ok(meta) = entry.metadata() else {
+            continue;
+        };
+        // Of one that is being compressed, the plain one is whole.
+        let is_plain = !COMPRESSED
+            .iter()
+            .any(|end| found.as_bytes().ends_with(end.as_bytes()));
+        let changed = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+        let is_newer =
+            |(than, plain, _): &(SystemTime, bool, PathBuf)| (changed, is_plain) > (*than, *plain);
+        if meta.is_file() && newest.as_ref().is_none_or(is_newer) {
+            newest = Some((changed, is_plain, entry.path()));
+        }
+    }
+    Ok(newest.map(|(_, _, path)| path))
+}
+
 /// `audit.jsonl` itself, `audit.jsonl.1`, `audit.jsonl.2.gz`,
 /// `audit.jsonl-20261121.zst`: the name, and behind it a number or a time.
 fn is_rotated(name: &[u8], found: &[u8]) -> bool {
@@ -118,6 +170,7 @@ pub(super) fn named(files: &[PathBuf]) -> Result<Vec<LogFile>, ReadingError> {
                 path: path.clone(),
                 source: Source::Stdin,
                 len: 0,
+                id: (0, 0),
                 first: None,
             });
             continue;
@@ -151,6 +204,7 @@ fn open(path: &Path, flags: i32) -> io::Result<LogFile> {
             path: path.to_owned(),
             source: Source::Stream(file),
             len: 0,
+            id: (meta.dev(), meta.ino()),
             first: None,
         });
     }
@@ -158,6 +212,7 @@ fn open(path: &Path, flags: i32) -> io::Result<LogFile> {
         path: path.to_owned(),
         source: Source::File(file),
         len: meta.len(),
+        id: (meta.dev(), meta.ino()),
         first: None,
     };
     found.first = found.look_for_first()?;

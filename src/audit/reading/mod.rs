@@ -18,6 +18,8 @@ mod lines;
 mod record;
 #[cfg(test)]
 mod tests;
+mod verify;
+mod words;
 
 use std::fmt;
 use std::io;
@@ -28,7 +30,15 @@ pub use filter::Filter;
 use filter::Sieve;
 pub use follow::{Follow, Followed};
 use lines::{Ended, Line};
+
+/// What was rotated away last beside this log.
+pub(super) fn newest_rotated(file: &Path) -> io::Result<Option<PathBuf>> {
+    files::newest_rotated(file)
+}
+
 pub use record::{Caller, Credential, HostNames, Record, Request, Text};
+pub use verify::{Kind, Problem, Verified};
+pub use words::{account, one_line, what};
 
 /// The logs to be read, oldest first, open already: a rotation meanwhile
 /// changes nothing.
@@ -193,7 +203,7 @@ fn one(
             tally.foreign += 1;
             return Ok(());
         }
-        Line::Unended => {
+        Line::Unended(_) => {
             tally.unended += 1;
             return Ok(());
         }

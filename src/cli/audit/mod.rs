@@ -4,6 +4,7 @@ mod learn;
 mod query;
 mod replay;
 mod tail;
+mod verify;
 mod who;
 
 use std::io::{self, IsTerminal as _};
@@ -38,6 +39,7 @@ enum Action {
     Who(who::Args),
     Learn(learn::Args),
     Replay(replay::Args),
+    Verify(verify::Args),
 }
 
 pub(super) fn run(args: Args) -> Outcome {
@@ -47,6 +49,7 @@ pub(super) fn run(args: Args) -> Outcome {
         Action::Who(args) => who::run(args),
         Action::Learn(args) => learn::run(args),
         Action::Replay(args) => replay::run(args),
+        Action::Verify(args) => verify::run(args),
     }
 }
 
@@ -161,13 +164,22 @@ fn moment(text: &str) -> Result<String, String> {
         .map_err(|_| "expected 2h, 2026-11-21, 2026-11-21T21:40 or 2026-11-21T21:40:00Z".to_owned())
 }
 
-/// Reads, telling how far on a terminal. `None`: nobody reads what comes of it
+/// Reads, telling how far. `None`: nobody reads what comes of it
 /// any more.
 fn read(
     logs: Logs,
     filter: &Filter,
     each: &mut dyn FnMut(&Record<'_>, &str) -> io::Result<()>,
 ) -> Result<Option<Tally>, ReadingError> {
+    match with_progress(|progress| logs.read(filter, progress, each)) {
+        Ok(tally) => Ok(Some(tally)),
+        Err(ReadingError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// On a terminal, tells how far it is with long files.
+fn with_progress<T>(read: impl FnOnce(&mut dyn FnMut(Progress)) -> T) -> T {
     let is_seen = io::stderr().is_terminal();
     let mut told = None;
     let begun = Instant::now();
@@ -180,15 +192,11 @@ fn read(
             eprint!("\r{percent:3} % of the log read ({done} of {total} MiB)\x1b[K");
         }
     };
-    let outcome = logs.read(filter, &mut progress, each);
+    let outcome = read(&mut progress);
     if told.is_some() {
         eprint!("\r\x1b[K");
     }
-    match outcome {
-        Ok(tally) => Ok(Some(tally)),
-        Err(ReadingError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(None),
-        Err(error) => Err(error),
-    }
+    outcome
 }
 
 /// On standard error: what was in the logs beside records.
@@ -208,16 +216,6 @@ fn finish(mut out: impl io::Write) -> io::Result<()> {
     match out.flush() {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         outcome => outcome,
-    }
-}
-
-/// The account, as people call it.
-fn account(record: &Record<'_>) -> String {
-    let caller = &record.caller;
-    match (&caller.user, caller.uid) {
-        (Some(user), _) => plain_text(user),
-        (None, Some(uid)) => format!("uid {uid}"),
-        (None, None) => "-".to_owned(),
     }
 }
 
