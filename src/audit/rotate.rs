@@ -21,6 +21,8 @@ use crate::utc;
 
 /// `20261121T214000.123456Z`.
 const STAMP: usize = 23;
+/// How often a file is looked for that has just got another name.
+const LOOKS: u32 = 10;
 
 /// Whether the log is to be rotated before it is written again.
 pub(super) fn is_due(rotation: &Rotation, file: &LogFile) -> bool {
@@ -94,10 +96,18 @@ fn is_stamp(rest: &[u8]) -> bool {
 /// The number of the last record in what was rotated away last, whoever did
 /// it; `None` where there is nothing.
 pub(super) fn last_rotated(path: &Path) -> io::Result<Option<u64>> {
-    let Some(newest) = reading::newest_rotated(path)? else {
-        return Ok(None);
+    let mut looks = 0;
+    let (newest, mut opened) = loop {
+        let Some(newest) = reading::newest_rotated(path)? else {
+            return Ok(None);
+        };
+        match File::open(&newest) {
+            Ok(opened) => break (newest, opened),
+            // Compressed in between, it has another name.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && looks < LOOKS => looks += 1,
+            Err(error) => return Err(error),
+        }
     };
-    let mut opened = File::open(&newest)?;
     if let Some(last) = file::last(&mut opened)? {
         return Ok(Some(last.seq));
     }

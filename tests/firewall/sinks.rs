@@ -9,17 +9,19 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
+use nix::mount::{MsFlags, mount};
 use serde_json::Value;
 
-use crate::common::host::{Host, Setup, wait_for};
+use crate::common::host::{Host, Running, Setup, wait_for};
 use crate::common::http::{V4, connect, get, read_answer, request, token};
 use crate::common::net::in_network;
 use crate::common::user::{ALICE, ROOT};
+use crate::log_file::Ends;
 
 const AMI: &str = "/latest/meta-data/ami-id";
 const CREDENTIALS: &str = "/latest/meta-data/iam/security-credentials/web";
@@ -353,7 +355,7 @@ fn what_is_recorded_while_a_receiver_is_away_reaches_it_later() {
         let script = "
 import socket, sys
 s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-s.bind(('127.0.0.1', 6514)); s.listen()
+s.bind(('127.0.0.1', 6514)); s.listen(); print(flush=True)
 c, _ = s.accept()
 out = open(sys.argv[1], 'ab', 0)
 while True:
@@ -361,15 +363,20 @@ while True:
 ";
         let start = || {
             let mut python = Command::new("python3");
-            python.args(["-c", script]).arg(&taken).spawn().unwrap()
+            python.args(["-c", script]).arg(&taken);
+            let mut child = python.stdout(Stdio::piped()).spawn().unwrap();
+            // It listens.
+            child.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+            child
         };
         let mut receiver = start();
         host.run("rules apply");
         host.start_daemon();
-        let stop = std::sync::atomic::AtomicBool::new(false);
+        let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let load = scope.spawn(|| {
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            let _ends = Ends(&stop);
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
                     flood(20);
                 }
             });
@@ -385,11 +392,8 @@ while True:
             wait_for("recovery", || {
                 (!host.events("audit.recovered").is_empty()).then_some(())
             });
-            stop.store(true, std::sync::atomic::Ordering::Relaxed);
-            load.join().unwrap();
         });
-        kill(host.daemon_pid(), Signal::SIGTERM).unwrap();
-        host.await_end();
+        host.stop_daemon();
         let all = seqs(&host.audit());
         wait_for("all to arrive", || {
             let text = fs::read(&taken).unwrap();
@@ -403,5 +407,58 @@ while True:
         });
         receiver.kill().unwrap();
         receiver.wait().unwrap();
+    });
+}
+
+/// The journal itself, in a mount namespace of the test's own.
+#[test]
+fn the_real_journal_finds_records_by_their_fields() {
+    in_network(|net| {
+        let mut host = Host::prepare(net, &Setup::default());
+        let none: Option<&str> = None;
+        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none).unwrap();
+        fs::create_dir_all("/run/systemd/journal").unwrap();
+        fs::create_dir_all("/run/log/journal").unwrap();
+        let mut journald = Command::new("/lib/systemd/systemd-journald");
+        journald.stdout(Stdio::null()).stderr(Stdio::null());
+        let journald = Running(journald.spawn().expect("systemd"));
+        wait_for("the journal", || {
+            fs::exists("/run/systemd/journal/socket")
+                .unwrap()
+                .then_some(())
+        });
+        host.write_config("audit.sink = [ { kind = \"journald\" } ]");
+        host.run("rules apply");
+        host.start_daemon();
+        let own = token(ALICE, V4, 60);
+        assert_eq!(get(ALICE, V4, CREDENTIALS, Some(&own)).status, 403);
+        host.stop_daemon();
+        let log = host.audit();
+        let entries = |field: &str| -> Vec<Value> {
+            let mut journalctl = Command::new("journalctl");
+            journalctl.args(["-D", "/run/log/journal", "-o", "json", field]);
+            // The kernel's own log may speak of imdsfw too.
+            journalctl.arg("_TRANSPORT=journal");
+            let output = journalctl.output().unwrap();
+            let text = String::from_utf8(output.stdout).unwrap();
+            text.lines()
+                .map(|line| serde_json::from_str(line).unwrap())
+                .collect()
+        };
+        let all = wait_for("all of them", || {
+            let entries = entries("SYSLOG_IDENTIFIER=imdsfw");
+            (entries.len() == log.len()).then_some(entries)
+        });
+        for (entry, record) in all.iter().zip(&log) {
+            let whole = entry["IMDSFW_RECORD"].as_str().unwrap();
+            assert_eq!(&serde_json::from_str::<Value>(whole).unwrap(), record);
+        }
+        let denied = entries("IMDSFW_DECISION=deny");
+        assert_eq!(denied.len(), 1);
+        assert_eq!(denied[0]["IMDSFW_UID"], "4001");
+        assert_eq!(denied[0]["IMDSFW_PATH"], CREDENTIALS);
+        assert_eq!(entries("IMDSFW_UID=4001").len(), 2);
+        assert_eq!(entries("IMDSFW_UID=0").len(), 0);
+        drop(journald);
     });
 }

@@ -3,6 +3,8 @@
 //! say the order, so that any scheme of rotation will do.
 
 use std::cell::Cell;
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek as _, SeekFrom};
 use std::os::unix::ffi::OsStrExt as _;
@@ -71,31 +73,13 @@ fn open_all(file: &Path) -> Result<Vec<LogFile>, ReadingError> {
     let (Some(directory), Some(name)) = (file.parent(), file.file_name()) else {
         return Ok(Vec::new());
     };
-    let refused = |path: &Path| {
-        let path = path.to_owned();
-        move |error| ReadingError::File(path, error)
-    };
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
+    let names = match rotated_names(directory, name) {
+        Ok(names) => names,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(refused(directory)(error)),
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let found = entry.map_err(refused(directory))?.file_name();
-        if is_rotated(name.as_bytes(), found.as_bytes()) {
-            names.push(found);
-        }
-    }
-    // While it is being compressed, a file is there twice.
-    let compressed_twice = |name: &std::ffi::OsString| {
-        COMPRESSED.iter().any(|end| {
-            let plain = name.as_bytes().strip_suffix(end.as_bytes());
-            plain.is_some_and(|plain| names.iter().any(|other| other.as_bytes() == plain))
-        })
+        Err(error) => return Err(ReadingError::File(directory.to_owned(), error)),
     };
     let mut files = Vec::new();
-    for name in names.iter().filter(|name| !compressed_twice(name)) {
+    for name in &names {
         let path = directory.join(name);
         match open(&path, libc::O_NOFOLLOW | libc::O_NONBLOCK) {
             // Only what the daemon or a rotation can have made.
@@ -110,34 +94,54 @@ fn open_all(file: &Path) -> Result<Vec<LogFile>, ReadingError> {
     Ok(files)
 }
 
+/// The names of a log's files, itself among them.
+fn rotated_names(directory: &Path, name: &OsStr) -> io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let found = entry?.file_name();
+        if is_rotated(name.as_bytes(), found.as_bytes()) {
+            names.push(found);
+        }
+    }
+    // While it is being compressed, a file is there twice, and the plain one is
+    // whole.
+    let plain: HashSet<_> = names.iter().cloned().collect();
+    names.retain(|name| {
+        !COMPRESSED.iter().any(|end| {
+            let of = name.as_bytes().strip_suffix(end.as_bytes());
+            of.is_some_and(|of| plain.contains(OsStr::from_bytes(of)))
+        })
+    });
+    Ok(names)
+}
+
 /// What was rotated away last.
 pub(super) fn newest_rotated(file: &Path) -> io::Result<Option<PathBuf>> {
     let (Some(directory), Some(name)) = (file.parent(), file.file_name()) else {
         return Ok(None);
     };
-    let mut newest: Option<(SystemTime, bool, PathBuf)> = None;
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let found = entry.file_name();
-        if found == name || !is_rotated(name.as_bytes(), found.as_bytes()) {
-            continue;
+    let mut gone = Ok(None);
+    'look: for _ in 0..LOOKS {
+        let names = rotated_names(directory, name)?;
+        let mut newest: Option<(SystemTime, PathBuf)> = None;
+        for found in names.iter().filter(|found| *found != name) {
+            let path = directory.join(found);
+            let meta = match fs::symlink_metadata(&path) {
+                Ok(meta) => meta,
+                // It has another name by now, perhaps one that was passed over.
+                Err(error) => {
+                    gone = Err(error);
+                    continue 'look;
+                }
+            };
+            let changed = meta.modified()?;
+            if meta.is_file() && newest.as_ref().is_none_or(|(than, _)| changed > *than) {
+                newest = Some((changed, path));
+            }
         }
-        // Removed since the directory was listed.
-        let Ok(meta) = entry.metadata() else {
-            continue;
-        };
-        // Of one that is being compressed, the plain one is whole.
-        let is_plain = !COMPRESSED
-            .iter()
-            .any(|end| found.as_bytes().ends_with(end.as_bytes()));
-        let changed = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-        let is_newer =
-            |(than, plain, _): &(SystemTime, bool, PathBuf)| (changed, is_plain) > (*than, *plain);
-        if meta.is_file() && newest.as_ref().is_none_or(is_newer) {
-            newest = Some((changed, is_plain, entry.path()));
-        }
+        return Ok(newest.map(|(_, path)| path));
     }
-    Ok(newest.map(|(_, _, path)| path))
+    gone
 }
 
 /// `audit.jsonl` itself, `audit.jsonl.1`, `audit.jsonl.2.gz`,
