@@ -62,8 +62,8 @@ install_all() {
 
 install_services() {
     if command -v systemctl >/dev/null; then
-        for unit in imdsfw.service imdsfw.socket imdsfw-control.socket imdsfw-rules.service \
-            imdsfw-witness.service; do
+        for unit in imdsfw.service imdsfw.socket imdsfw-control.socket imdsfw-stream.socket \
+            imdsfw-rules.service imdsfw-witness.service; do
             put 644 "$here/systemd/$unit" "/usr/lib/systemd/system/$unit"
         done
         put 644 "$here/systemd/imdsfw.sysusers" /usr/lib/sysusers.d/imdsfw.conf
@@ -104,6 +104,7 @@ uninstall() {
         "$root/usr/lib/systemd/system/imdsfw.service" \
         "$root/usr/lib/systemd/system/imdsfw.socket" \
         "$root/usr/lib/systemd/system/imdsfw-control.socket" \
+        "$root/usr/lib/systemd/system/imdsfw-stream.socket" \
         "$root/usr/lib/systemd/system/imdsfw-rules.service" \
         "$root/usr/lib/systemd/system/imdsfw-witness.service" \
         "$root/usr/lib/sysusers.d/imdsfw.conf" \
@@ -121,8 +122,8 @@ uninstall() {
 # the daemon started again.
 stop() {
     if [ -d /run/systemd/system ]; then
-        for unit in imdsfw-rules.service imdsfw.socket imdsfw-control.socket imdsfw.service \
-            imdsfw-witness.service; do
+        for unit in imdsfw-rules.service imdsfw.socket imdsfw-control.socket \
+            imdsfw-stream.socket imdsfw.service imdsfw-witness.service; do
             systemctl disable --now "$unit" || true
         done
     elif command -v rc-service >/dev/null; then

@@ -118,6 +118,12 @@ pub enum Event {
     /// Records can be written again.
     #[serde(rename = "audit.recovered")]
     AuditRecovered,
+    /// The log is not as it was left: its end is gone, or another.
+    #[serde(rename = "audit.altered")]
+    AuditAltered,
+    /// Routine reads that one sink gets as counts; in no log.
+    #[serde(rename = "audit.summary")]
+    AuditSummary,
 }
 
 /// What the policy said, or what the client got.
@@ -231,6 +237,21 @@ impl Serialize for Reason {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(self.as_str())
     }
+}
+
+/// What a record is about, for who chooses among records without reading them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Traits {
+    pub(super) event: Event,
+    pub(super) reason: Option<Reason>,
+    pub(super) decision: Option<Decision>,
+    pub(super) class: Option<Class>,
+    pub(super) uid: Option<u32>,
+}
+
+/// What a record says beside the fields that all records have.
+pub(super) trait Body: Serialize {
+    fn traits(&self) -> Traits;
 }
 
 /// What one record says beside the fields that all records have.
@@ -365,4 +386,28 @@ pub struct CredentialRecord {
 pub(super) struct EventBody<'a, D: Serialize> {
     pub(super) event: Event,
     pub(super) detail: &'a D,
+}
+
+impl Body for RequestBody<'_> {
+    fn traits(&self) -> Traits {
+        Traits {
+            event: self.event,
+            reason: Some(self.reason),
+            decision: self.decision,
+            class: self.request.class,
+            uid: self.caller.uid,
+        }
+    }
+}
+
+impl<D: Serialize> Body for EventBody<'_, D> {
+    fn traits(&self) -> Traits {
+        Traits {
+            event: self.event,
+            reason: None,
+            decision: None,
+            class: None,
+            uid: None,
+        }
+    }
 }

@@ -203,3 +203,114 @@ async fn a_client_that_leaves_while_the_disk_fails_is_recorded() {
         assert_eq!(written.len(), 1, "{stays}: {written:?}");
     }
 }
+
+fn options(dir: &Path) -> Options {
+    Options {
+        file: dir.join("audit.jsonl"),
+        state: Some(dir.to_owned()),
+        ..Options::default()
+    }
+}
+
+fn verify(dir: &Path) -> reading::Verified {
+    let head = read_head(dir).unwrap();
+    let logs = reading::Logs::with_rotated(&dir.join("audit.jsonl")).unwrap();
+    logs.verify(head, &mut |_| {}).unwrap()
+}
+
+/// So many records of a run.
+fn run(dir: &Path, records: usize) {
+    let (log, writer) = Log::open(options(dir), Host::read(), 1).unwrap();
+    (0..records).for_each(|_| pending(&log).finish(allowed(0)));
+    writer.close();
+}
+
+#[test]
+fn each_record_hangs_on_the_one_before_across_runs_and_rotation() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.jsonl");
+    run(dir.path(), 3);
+    std::fs::rename(&path, path.with_extension("jsonl.1")).unwrap();
+    run(dir.path(), 2);
+    run(dir.path(), 2);
+    let first = &records(&path.with_extension("jsonl.1"))[0];
+    assert_eq!(first["prev"], Value::Null);
+    let found = verify(dir.path());
+    assert!(found.is_whole(), "{found:?}");
+    assert_eq!((found.files, found.records), (2, 7));
+    assert_eq!(found.last, found.head);
+    assert_eq!(found.last.unwrap().seq, 7);
+}
+
+#[test]
+fn a_log_that_was_cut_while_nobody_wrote_tells_so_for_good() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.jsonl");
+    run(dir.path(), 5);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let kept: String = text.lines().take(3).map(|it| format!("{it}\n")).collect();
+    std::fs::write(&path, &kept).unwrap();
+    let cut = verify(dir.path()).problems;
+    assert_eq!(cut.len(), 1, "{cut:?}");
+    assert_eq!(cut[0].kind, reading::Kind::Cut);
+    assert_eq!((cut[0].line, cut[0].seq, cut[0].to), (3, Some(4), Some(5)));
+    run(dir.path(), 1);
+    let found = verify(dir.path()).problems;
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].kind, reading::Kind::Missing);
+    assert_eq!((found[0].seq, found[0].to), (Some(4), Some(5)));
+    let written = records(&path);
+    assert_eq!(written[3]["event"], "audit.altered");
+    assert_eq!(written[3]["detail"]["left"]["seq"], 5);
+    assert_eq!(written[3]["detail"]["found"]["seq"], 3);
+}
+
+/// Between the copy and the cut of copytruncate.
+#[tokio::test]
+async fn what_is_written_while_a_file_is_copied_and_cut_is_not_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.jsonl");
+    let copy = dir.path().join("audit.jsonl.1");
+    let (log, writer) = Log::open(options(dir.path()), Host::read(), 1).unwrap();
+    let write = || async { assert!(pending(&log).finish_durably(allowed(0)).await.is_ok()) };
+    write().await;
+    write().await;
+    // As of a moment at which a third was half written.
+    write().await;
+    let text = std::fs::read(&path).unwrap();
+    std::fs::write(&copy, &text[..text.len() - 100]).unwrap();
+    write().await;
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.set_len(0).unwrap();
+    write().await;
+    writer.close();
+    let found = verify(dir.path());
+    assert!(found.is_whole(), "{found:?}");
+    let seqs: Vec<_> = records(&path).iter().map(|it| it["seq"].clone()).collect();
+    assert_eq!(seqs, [3, 4, 5, 6]);
+    let said = &records(&path)[3];
+    assert_eq!(said["event"], "audit.reopened");
+    assert_eq!(said["detail"]["truncated"], true);
+    assert_eq!(said["detail"]["restored"], 2);
+}
+
+#[test]
+fn what_was_cut_off_is_written_again_also_when_nothing_comes_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.jsonl");
+    let (log, writer) = Log::open(options(dir.path()), Host::read(), 1).unwrap();
+    pending(&log).finish(allowed(0));
+    let start = std::time::Instant::now();
+    while records(&path).is_empty() {
+        assert!(start.elapsed().as_secs() < 10);
+        std::thread::yield_now();
+    }
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.set_len(0).unwrap();
+    while records(&path).len() < 2 {
+        assert!(start.elapsed().as_secs() < 10);
+        std::thread::yield_now();
+    }
+    writer.close();
+    assert!(verify(dir.path()).is_whole());
+}

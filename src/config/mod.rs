@@ -5,6 +5,7 @@
 
 mod parse;
 mod policy_files;
+pub mod sinks;
 pub mod trusted;
 
 use std::net::SocketAddr;
@@ -13,6 +14,8 @@ use std::time::Duration;
 
 pub use parse::{KEYS, drop_in_directory};
 pub use policy_files::{LoadedPolicy, load_policy, policy_by_hash, read_policy, read_policy_files};
+
+pub use sinks::SinkConfig;
 
 pub use crate::policy::Action;
 
@@ -173,6 +176,29 @@ pub struct AuditConfig {
     pub file: PathBuf,
     /// What credentials and secrets get while their record cannot be written.
     pub on_failure: Action,
+    /// `rotate_size`, `rotate_age` and `keep`.
+    pub rotation: Rotation,
+    /// `[[audit.sink]]`.
+    pub sinks: Vec<SinkConfig>,
+}
+
+/// When the log is rotated by the daemon itself, and how many of the old files
+/// stay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rotation {
+    /// As soon as it has so many bytes; 0: whatever its size.
+    pub size: u64,
+    /// As soon as its first record is so old; 0: whatever its age.
+    pub age: Duration,
+    /// Of those rotated away so; 0: all.
+    pub keep: usize,
+}
+
+impl Rotation {
+    /// Whether the log is ever rotated so.
+    pub fn is_on(&self) -> bool {
+        self.size > 0 || !self.age.is_zero()
+    }
 }
 
 /// Connections to the daemon open at once on this host.
@@ -233,6 +259,12 @@ impl Default for Config {
             audit: AuditConfig {
                 file: "/var/log/imdsfw/audit.jsonl".into(),
                 on_failure: Action::Deny,
+                rotation: Rotation {
+                    size: 1 << 30,
+                    age: Duration::ZERO,
+                    keep: 8,
+                },
+                sinks: Vec::new(),
             },
             control_socket: "/run/imdsfw/control.sock".into(),
             own_verdict: false,

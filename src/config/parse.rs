@@ -1,6 +1,8 @@
 //! Config files → [`Config`]. Every key may be absent, no other key may be
 //! there, and a later file's key replaces an earlier one's.
 
+mod sinks;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,7 +45,7 @@ pub const KEYS: &[Key] = &[
     Key::new("upstream", Shape::Table(UPSTREAM), "The metadata service"),
     Key::new("policy", Shape::Table(POLICY), "Who may read what"),
     Key::new("tokens", Shape::Table(TOKENS), "IMDSv2 tokens"),
-    Key::new("audit", Shape::Table(AUDIT), "The audit log"),
+    Key::new("audit", Shape::Table(sinks::AUDIT), "The audit log"),
     Key::new(
         "control",
         Shape::Table(CONTROL),
@@ -127,14 +129,6 @@ const TOKENS: &[Key] = &[Key::new(
     Shape::Word(&["bound", "relay"]),
     "bound: minted here, worthless to any other uid; relay: the service's own",
 )];
-const AUDIT: &[Key] = &[
-    Key::new("file", PATH, "One JSON object per line"),
-    Key::new(
-        "on_failure",
-        ACTION,
-        "What credentials and secrets get while their record cannot be written",
-    ),
-];
 const CONTROL: &[Key] = &[
     Key::new("socket", PATH, "Where root talks to the daemon"),
     Key::new(
@@ -331,13 +325,7 @@ impl Reader<'_> {
             });
         }
         if let Some(table) = self.section(file, "audit") {
-            self.set(&table, "file", &mut config.audit.file, Self::path);
-            self.set(
-                &table,
-                "on_failure",
-                &mut config.audit.on_failure,
-                Self::action,
-            );
+            self.audit(&table, &mut config.audit);
         }
         if let Some(table) = self.section(file, "control") {
             self.set(&table, "socket", &mut config.control_socket, Self::path);

@@ -48,6 +48,8 @@ pub enum StartError {
     Post(PathBuf, io::Error),
     /// The socket for root's orders.
     Control(PathBuf, io::Error),
+    /// The socket on which the log is followed.
+    Stream(PathBuf, io::Error),
     /// The limits of open descriptors and the like.
     Limits(io::Error),
     /// The process that looks up names.
@@ -139,6 +141,11 @@ impl fmt::Display for StartError {
                 f,
                 "cannot listen on {}, where `imdsfw rules watch` reports: {error}; choose \
                  another directory with `socket` under [control]",
+                path.display()
+            ),
+            Self::Stream(path, error) => write!(
+                f,
+                "cannot listen on {} for those who follow the log: {error}",
                 path.display()
             ),
             Self::Control(path, error) => write!(

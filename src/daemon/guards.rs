@@ -51,6 +51,16 @@ fn listen_with(path: &Path, uid: Uid, gid: Gid, without: Mode) -> io::Result<Uni
             .create(directory)?;
         chown(directory, Some(uid), Some(gid))?;
     }
+    bind(path, without)
+}
+
+/// Listens where root follows the log, in a directory that is there; nobody
+/// else may connect.
+pub(super) fn listen_for_root(path: &Path) -> io::Result<UnixListener> {
+    bind(path, Mode::from_bits_truncate(0o177))
+}
+
+fn bind(path: &Path, without: Mode) -> io::Result<UnixListener> {
     // Left behind by an earlier run.
     if std::fs::symlink_metadata(path).is_ok_and(|it| it.file_type().is_socket()) {
         std::fs::remove_file(path)?;

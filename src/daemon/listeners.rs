@@ -6,12 +6,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use socket2::{Protocol, SockRef, Type};
 
 use super::StartError;
 use crate::caller::witness;
+use crate::config::sinks::{STREAM, SinkTarget};
 use crate::config::{Config, MetricsAt};
 use crate::ids::MetadataAddr;
 use crate::intercept::{Marks, RuleSet};
@@ -47,6 +48,8 @@ pub(super) struct Sockets {
     pub(super) control: Option<UnixListener>,
     /// For whoever reads metrics, as well.
     pub(super) metrics: Option<metrics::Listener>,
+    /// For those who follow the log, as well, and where.
+    pub(super) streams: Vec<(PathBuf, UnixListener)>,
 }
 
 impl Sockets {
@@ -64,6 +67,7 @@ impl Sockets {
             witness: None,
             control: None,
             metrics: None,
+            streams: Vec::new(),
         })
     }
 
@@ -81,6 +85,7 @@ impl Sockets {
             witness: None,
             control: None,
             metrics: None,
+            streams: Vec::new(),
         };
         for (at, fd) in handed.into_iter().enumerate() {
             if listens_at(&fd, &report::socket(config), Type::STREAM) {
@@ -91,6 +96,11 @@ impl Sockets {
                 sockets.control = Some(fd.into());
             } else if let Some(fetched) = fetched_at(&fd, config) {
                 sockets.metrics = Some(fetched(fd));
+            } else if let Some(path) = streams(config).find(|it| listens_at(&fd, it, Type::STREAM))
+            {
+                sockets.streams.push((path.to_path_buf(), fd.into()));
+            } else if listens_at(&fd, Path::new(STREAM), Type::STREAM) {
+                tracing::warn!("{STREAM} is held, but no [[audit.sink]] has it as its path");
             } else {
                 sockets.listen(at, fd, rules)?;
             }
@@ -120,6 +130,14 @@ impl Sockets {
     fn has(&self, service: MetadataAddr) -> bool {
         self.listeners.iter().any(|it| it.service == service)
     }
+}
+
+/// Where the log can be followed.
+pub(super) fn streams(config: &Config) -> impl Iterator<Item = &Path> {
+    config.audit.sinks.iter().filter_map(|sink| match &sink.to {
+        SinkTarget::Stream(path) => Some(path.as_path()),
+        _ => None,
+    })
 }
 
 fn set_up(

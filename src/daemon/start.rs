@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Gid, Uid, User, chown, geteuid};
 use tokio::runtime::Runtime;
 
-use super::listeners::Sockets;
+use super::listeners::{self, Sockets};
 use super::signals::Signals;
 use super::witness::{self, Contact};
 use super::{StartError, guards};
 use crate::audit::{self, Log};
 use crate::caller::names::{self, Names};
 use crate::caller::{self, Callers};
+use crate::config::sinks::SinkTarget;
 use crate::config::{self, Config, LoadedPolicy, MetricsAt, load_policy};
 use crate::control::{Acceptor, Snapshot, Store, clock};
 use crate::diagnose::{Diagnostics, Style};
@@ -102,6 +103,7 @@ pub(super) fn start<'a>(config: &'a Config, path: &Path) -> Result<Ready<'a>, St
         None => metrics(config, account, gid),
     };
     let metrics = metrics.map(|listener| (listener, metrics::Process::open()));
+    let streams = streams(config, sockets.streams, is_root)?;
     let log_directory = config.audit.file.parent().unwrap_or(Path::new("/"));
     provide_directory(log_directory, 0o750, account, gid)
         .map_err(|error| StartError::Audit(log_directory.into(), error))?;
@@ -147,8 +149,14 @@ pub(super) fn start<'a>(config: &'a Config, path: &Path) -> Result<Ready<'a>, St
     let store = Store::new(config.state_directory.clone(), rules.daemon_uid());
     let policy = policy.or_else(|refused| last_good(config, &store, refused))?;
     let file = &config.audit.file;
-    let (log, writer) = Log::open(file.clone(), host, run)
-        .map_err(|error| StartError::Audit(file.clone(), error))?;
+    let options = audit::Options {
+        file: file.clone(),
+        state: Some(config.state_directory.clone()),
+        rotation: config.audit.rotation,
+        sinks: sinks(config, streams),
+    };
+    let (log, writer) =
+        Log::open(options, host, run).map_err(|error| StartError::Audit(file.clone(), error))?;
     Ok(Ready {
         runtime,
         config,
@@ -184,6 +192,13 @@ fn reach(
     let files = sources.unwrap_or_default().iter();
     let beside = |file: &Path| file.parent().map(Path::to_path_buf);
     let services = config.upstream.addresses.iter().map(|it| it.port());
+    let sinks = || config.audit.sinks.iter().map(|sink| &sink.to);
+    let receivers = sinks().filter_map(|to| match to {
+        SinkTarget::SyslogTcp(address) => Some(address.port()),
+        _ => None,
+    });
+    let is_local =
+        |to: &SinkTarget| matches!(to, SinkTarget::Journald(_) | SinkTarget::SyslogUnix(_));
     Reach {
         readable: (config.policy.directories.iter().cloned())
             .chain([config::drop_in_directory(path)])
@@ -191,14 +206,21 @@ fn reach(
             .chain(led_to(path))
             .chain(files.filter_map(|it| led_to(Path::new(it.name()))))
             .collect(),
+        // Beside the log, what was rotated away.
         listable: callers
             .cgroups()
             .map(Path::to_path_buf)
             .into_iter()
+            .chain(beside(&config.audit.file))
             .collect(),
         appendable: beside(&config.audit.file).into_iter().collect(),
-        writable: vec![config.state_directory.clone()],
-        ports: services.collect(),
+        writable: beside(&config.audit.file)
+            .filter(|_| config.audit.rotation.is_on())
+            .into_iter()
+            .chain([config.state_directory.clone()])
+            .collect(),
+        ports: services.chain(receivers).collect(),
+        unix: sinks().any(is_local),
     }
 }
 
@@ -353,6 +375,42 @@ fn metrics(config: &Config, account: Uid, gid: Gid) -> Option<metrics::Listener>
     };
     let told = |error: &io::Error| tracing::error!(%error, "no metrics can be fetched at {place}");
     listener.inspect_err(told).ok()
+}
+
+/// Where those who follow the log connect. Without root, as for the watcher.
+fn streams(
+    config: &Config,
+    mut handed: Vec<(PathBuf, UnixListener)>,
+    is_root: bool,
+) -> Result<Vec<(PathBuf, UnixListener)>, StartError> {
+    for path in listeners::streams(config) {
+        if handed.iter().any(|(other, _)| other == path) {
+            continue;
+        }
+        match guards::listen_for_root(path) {
+            Ok(listener) => handed.push((path.to_path_buf(), listener)),
+            Err(error) if is_root => return Err(StartError::Stream(path.into(), error)),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "nobody can follow the log");
+            }
+        }
+    }
+    Ok(handed)
+}
+
+fn sinks(config: &Config, mut streams: Vec<(PathBuf, UnixListener)>) -> Vec<audit::Sink> {
+    let sinks = config.audit.sinks.iter().filter_map(|config| {
+        let listener = match &config.to {
+            SinkTarget::Stream(path) => {
+                let at = streams.iter().position(|(other, _)| other == path)?;
+                Some(streams.swap_remove(at).1)
+            }
+            _ => None,
+        };
+        let config = config.clone();
+        Some(audit::Sink { config, listener })
+    });
+    sinks.collect()
 }
 
 /// Where the watcher of the rules reports. Without root the directory may be

@@ -174,7 +174,7 @@ pub fn audit_tail(bytes: &[u8]) {
         let mut left = Vec::new();
         file.seek(SeekFrom::Start(0))?;
         file.read_to_end(&mut left)?;
-        Ok((seq, left))
+        Ok((seq.map_or(0, |last| last.seq), left))
     };
     let (Ok((seq, left)), Ok(again)) = (open(Some(bytes)), open(None)) else {
         panic!("a file in memory could not be read or written");

@@ -40,7 +40,7 @@ impl Class {
     ];
 
     /// The word used in policies (behind an `@`) and in audit records.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Credentials => "credentials",
             Self::Secrets => "secrets",
@@ -87,7 +87,7 @@ impl Provider {
     }
 
     /// The word a config names it by.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Aws => "aws",
         }

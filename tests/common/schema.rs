@@ -58,6 +58,16 @@ fn hold(schema: &Value, value: &Value, at: &str, found: &mut Vec<String>) {
                     found.push(format!("{at}: {value} is no time"));
                 }
             }
+            "pattern" => {
+                assert_eq!(says, "^sha256:[0-9a-f]{64}$");
+                let is_digit = |it: u8| it.is_ascii_digit() || (b'a'..=b'f').contains(&it);
+                let digits = value.as_str().map(|it| it.strip_prefix("sha256:"));
+                if digits.is_some_and(|it| {
+                    !it.is_some_and(|it| it.len() == 64 && it.bytes().all(is_digit))
+                }) {
+                    found.push(format!("{at}: {value} is no hash"));
+                }
+            }
             "type" | "const" | "enum" | "minimum" | "maximum" | "maxItems" => {}
             "required" => {
                 for name in says.as_array().unwrap() {

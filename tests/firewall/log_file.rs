@@ -3,6 +3,8 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::chown;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
@@ -274,4 +276,237 @@ fn a_rotation_that_fails_is_not_said_to_be_done() {
         });
         assert_gap_free(&host.audit());
     });
+}
+
+/// Asks from several threads until told to stop; gives how many requests had
+/// an answer, and how many of them credentials.
+fn load(stop: &AtomicBool) -> (usize, usize) {
+    let token = &token(ROOT, V4, 21_600);
+    let counts = std::thread::scope(|scope| {
+        let ask = move |at: usize| {
+            let (mut answered, mut handed_out) = (0, 0);
+            let mut stream = connect(ROOT, V4);
+            let paths = [AMI, CREDENTIALS];
+            while !stop.load(Ordering::Relaxed) {
+                let path = paths[(at + answered) % 2];
+                let get = request("GET", V4, path, Some(token), "keep-alive");
+                if stream.write_all(get.as_bytes()).is_err() {
+                    break;
+                }
+                match read_answer(&mut stream) {
+                    Ok(answer) if answer.status > 0 => {
+                        answered += 1;
+                        handed_out += usize::from(answer.body.contains("SecretAccessKey"));
+                    }
+                    _ => break,
+                }
+            }
+            (answered, handed_out)
+        };
+        let threads: Vec<_> = (0..4).map(|at| scope.spawn(move || ask(at))).collect();
+        threads
+            .into_iter()
+            .map(|it| it.join().unwrap())
+            .collect::<Vec<_>>()
+    });
+    let sum = |of: fn(&(usize, usize)) -> usize| counts.iter().map(of).sum();
+    (1 + sum(|it| it.0), sum(|it| it.1))
+}
+
+/// What `imdsfw audit verify` says, which must be that all is whole.
+fn verified(host: &Host) -> Value {
+    let output = host.command("audit verify --json").output().unwrap();
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["whole"], true, "{found}");
+    assert!(output.status.success());
+    found
+}
+
+/// The records of requests in the log and all that was rotated away.
+fn all_requests(host: &Host) -> Vec<Value> {
+    let output = host
+        .command("audit query --json --event request")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// Ends a load, also where a test fails meanwhile.
+pub(crate) struct Ends<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Until so many records are there that were not.
+fn await_growth(host: &Host, records: usize) {
+    let grown = host.audit().len() + records;
+    wait_for("records", || (host.audit().len() > grown).then_some(()));
+}
+
+/// Under load, `rotate` again and again: as many records as requests.
+fn under_load(host: &mut Host, times: usize, mut rotate: impl FnMut(&Host)) {
+    let stop = AtomicBool::new(false);
+    let (answered, handed_out) = std::thread::scope(|scope| {
+        let load = scope.spawn(|| load(&stop));
+        let ends = Ends(&stop);
+        (0..times).for_each(|_| rotate(host));
+        drop(ends);
+        load.join().unwrap()
+    });
+    host.stop_daemon();
+    let found = verified(host);
+    assert!(found["files"].as_u64().unwrap() > 1, "{found}");
+    assert_eq!(found["first"], 1);
+    assert_eq!(found["last"], found["head"]);
+    let requests = all_requests(host);
+    assert_eq!(requests.len(), answered);
+    let said = requests.iter().filter(|it| it.get("credential").is_some());
+    assert_eq!(said.count(), handed_out);
+}
+
+/// Debian's logrotate, told to rotate now.
+fn logrotate(host: &Host, how: &str) {
+    let conf = host.path("logrotate.conf");
+    let text = format!(
+        "{} {{\n su root root\n rotate 1000\n missingok\n {how}\n}}\n",
+        host.path(LOG).display()
+    );
+    fs::write(&conf, text).unwrap();
+    let mut logrotate = Command::new("/usr/sbin/logrotate");
+    logrotate
+        .arg("--force")
+        .arg("--state")
+        .arg(host.path("logrotate.state"));
+    let output = logrotate.arg(&conf).output().expect("logrotate");
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn logrotate_by_rename_under_load_loses_nothing_and_breaks_no_chain() {
+    in_network(|net| {
+        let mut host = Host::start(net, &Setup::default());
+        under_load(&mut host, 4, |host| {
+            await_growth(host, 100);
+            logrotate(host, "nocreate");
+            kill(host.daemon_pid(), Signal::SIGHUP).unwrap();
+            wait_for("the next file", || host.path(LOG).exists().then_some(()));
+        });
+    });
+}
+
+#[test]
+fn logrotate_by_copytruncate_under_load_loses_nothing_and_breaks_no_chain() {
+    for compress in ["", "compress\n nodelaycompress\n"] {
+        in_network(move |net| {
+            let mut host = Host::start(net, &Setup::default());
+            under_load(&mut host, 4, |host| {
+                await_growth(host, 100);
+                logrotate(host, &format!("{compress}copytruncate"));
+            });
+        });
+    }
+}
+
+#[test]
+fn the_daemon_rotates_by_itself_and_keeps_as_many_as_it_is_to() {
+    in_network(|net| {
+        let setup = Setup {
+            config: "audit.rotate_size = \"64KiB\"\naudit.keep = 0".into(),
+            ..Setup::default()
+        };
+        let mut host = Host::start(net, &setup);
+        under_load(&mut host, 2, |host| {
+            let files = || fs::read_dir(host.path("log")).unwrap().count();
+            let before = files();
+            wait_for("rotation", || (files() > before).then_some(()));
+        });
+        let files = |host: &Host| fs::read_dir(host.path("log")).unwrap().count();
+        assert!(files(&host) > 2);
+        host.write_config("audit.rotate_size = \"64KiB\"\naudit.keep = 1");
+        host.start_daemon();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let _ends = Ends(&stop);
+            scope.spawn(|| load(&stop));
+            wait_for("the oldest to go", || (files(&host) <= 2).then_some(()));
+        });
+        host.stop_daemon();
+        assert!(verified(&host)["first"].as_u64().unwrap() > 1);
+    });
+}
+
+#[test]
+fn a_daemon_that_is_killed_has_recorded_what_it_handed_out() {
+    in_network(|net| {
+        let mut host = Host::start(net, &Setup::default());
+        for _ in 0..3 {
+            let stop = AtomicBool::new(false);
+            let (_, handed_out) = std::thread::scope(|scope| {
+                let _ends = Ends(&stop);
+                let load = scope.spawn(|| load(&stop));
+                await_growth(&host, 300);
+                host.kill_daemon();
+                load.join().unwrap()
+            });
+            let said = host.audit();
+            let said = said.iter().filter(|it| it.get("credential").is_some());
+            let said = said.count();
+            assert!(
+                handed_out > 0 && said >= handed_out,
+                "{said} of {handed_out}"
+            );
+            fs::remove_file(host.path(LOG)).unwrap();
+            host.start_daemon();
+        }
+        host.stop_daemon();
+        verified(&host);
+    });
+}
+
+/// A small disk that fills up under load, as it would in life.
+#[test]
+fn a_disk_that_fills_under_load_is_survived_by_the_chain() {
+    for on_failure in ["deny", "allow"] {
+        in_network(move |net| {
+            let setup = Setup {
+                config: format!("audit.on_failure = \"{on_failure}\""),
+                ..Setup::default()
+            };
+            let mut host = Host::prepare(net, &setup);
+            host.mount_small_log(2048);
+            host.run("rules apply");
+            host.start_daemon();
+            fs::write(host.path("log/filler"), vec![0; 1900 << 10]).unwrap();
+            let own = token(ROOT, V4, 21_600);
+            let read = || get(ROOT, V4, CREDENTIALS, Some(&own)).status;
+            let stop = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                let _ends = Ends(&stop);
+                scope.spawn(|| load(&stop));
+                wait_for("a full disk", || {
+                    let disk = nix::sys::statvfs::statvfs(&host.path("log")).unwrap();
+                    (disk.blocks_available() < 4).then_some(())
+                });
+                match on_failure {
+                    "deny" => wait_for("a refusal", || (read() == 503).then_some(())),
+                    _ => (0..50).for_each(|_| assert_eq!(read(), 200)),
+                }
+            });
+            free_disk(&host);
+            wait_for("recovery", || {
+                (!host.events("audit.recovered").is_empty()).then_some(())
+            });
+            assert_eq!(read(), 200);
+            host.stop_daemon();
+            verified(&host);
+            assert!(!host.events("audit.failing").is_empty());
+        });
+    }
 }

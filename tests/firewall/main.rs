@@ -42,6 +42,7 @@ mod overload;
 mod readme;
 mod reload;
 mod scenes;
+mod sinks;
 mod spellings;
 mod start;
 mod tokens;

@@ -126,6 +126,13 @@ pub(super) fn said(kind: Event, native: &mut Native, place: &Place) -> Said {
             Outcome::Success,
             "the audit log is written again",
         ),
+        Event::AuditAltered => log(
+            native,
+            (Activity::other("Alter"), Severity::High),
+            Outcome::Failure,
+            "the audit log is not as it was left",
+        ),
+        Event::AuditSummary => routine(native, place),
     }
 }
 
@@ -324,6 +331,31 @@ fn summary(native: &mut Native, place: &Place) -> Said {
         .with("count", count.map(Value::from))
         .with("start_time", first)
         .with("end_time", last)
+}
+
+/// Allowed routine reads that came as counts.
+fn routine(native: &mut Native, place: &Place) -> Said {
+    let count = native.take_count("detail.records");
+    let message = format!("{} routine reads were allowed", count.unwrap_or_default());
+    let api = json!({ "operation": "Unknown", "service": { "name": request::SERVICE } });
+    let (action, disposition) = (Action::Allowed, Disposition::Allowed);
+    let activity = Activity::new(2, "Read");
+    Said::new(
+        Class::ApiActivity,
+        activity,
+        Severity::Informational,
+        message,
+    )
+    .ended(Outcome::Success)
+    .with("action_id", json!(action.id()))
+    .with("action", json!(action.name()))
+    .with("disposition_id", json!(disposition.id()))
+    .with("disposition", json!(disposition.name()))
+    .with("api", api)
+    .with("actor", json!({ "app_name": "Unknown" }))
+    .with("count", count.map(Value::from))
+    .with("duration", native.take("detail.ms"))
+    .with("src_endpoint", place.endpoint.clone())
 }
 
 /// An answer kept back when its record was already written.

@@ -3,10 +3,12 @@
 //! say the order, so that any scheme of rotation will do.
 
 use std::cell::Cell;
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek as _, SeekFrom};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::SystemTime;
@@ -23,6 +25,8 @@ use crate::utc;
 const CHUNK: usize = 1024 * 1024;
 /// How many lines are looked at for the first record.
 const LINES_TO_FIRST: usize = 64;
+/// How often files are looked for while they are being renamed.
+const LOOKS: usize = 20;
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 const COMPRESSED: [&str; 3] = [".gz", ".zst", ".zstd"];
@@ -33,6 +37,8 @@ pub(super) struct LogFile {
     path: PathBuf,
     source: Source,
     len: u64,
+    /// Device and inode.
+    id: (u64, u64),
     /// The time of its first record.
     first: Option<String>,
 }
@@ -45,35 +51,35 @@ enum Source {
     Stdin,
 }
 
+/// All files of a log as they were at one moment, whatever is rotated meanwhile.
 pub(super) fn with_rotated(file: &Path) -> Result<Vec<LogFile>, ReadingError> {
+    let mut files = open_all(file)?;
+    for _ in 0..LOOKS {
+        // Listed again, names and files are the same: nothing moved between.
+        let names = |files: &[LogFile]| -> Vec<_> {
+            files.iter().map(|it| (it.path.clone(), it.id)).collect()
+        };
+        let again = open_all(file)?;
+        let stood_still = names(&files) == names(&again);
+        files = again;
+        if stood_still {
+            break;
+        }
+    }
+    Ok(files)
+}
+
+fn open_all(file: &Path) -> Result<Vec<LogFile>, ReadingError> {
     let (Some(directory), Some(name)) = (file.parent(), file.file_name()) else {
         return Ok(Vec::new());
     };
-    let refused = |path: &Path| {
-        let path = path.to_owned();
-        move |error| ReadingError::File(path, error)
-    };
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
+    let names = match rotated_names(directory, name) {
+        Ok(names) => names,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(refused(directory)(error)),
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let found = entry.map_err(refused(directory))?.file_name();
-        if is_rotated(name.as_bytes(), found.as_bytes()) {
-            names.push(found);
-        }
-    }
-    // While it is being compressed, a file is there twice.
-    let compressed_twice = |name: &std::ffi::OsString| {
-        COMPRESSED.iter().any(|end| {
-            let plain = name.as_bytes().strip_suffix(end.as_bytes());
-            plain.is_some_and(|plain| names.iter().any(|other| other.as_bytes() == plain))
-        })
+        Err(error) => return Err(ReadingError::File(directory.to_owned(), error)),
     };
     let mut files = Vec::new();
-    for name in names.iter().filter(|name| !compressed_twice(name)) {
+    for name in &names {
         let path = directory.join(name);
         match open(&path, libc::O_NOFOLLOW | libc::O_NONBLOCK) {
             // Only what the daemon or a rotation can have made.
@@ -86,6 +92,56 @@ pub(super) fn with_rotated(file: &Path) -> Result<Vec<LogFile>, ReadingError> {
     }
     sort(&mut files);
     Ok(files)
+}
+
+/// The names of a log's files, itself among them.
+fn rotated_names(directory: &Path, name: &OsStr) -> io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let found = entry?.file_name();
+        if is_rotated(name.as_bytes(), found.as_bytes()) {
+            names.push(found);
+        }
+    }
+    // While it is being compressed, a file is there twice, and the plain one is
+    // whole.
+    let plain: HashSet<_> = names.iter().cloned().collect();
+    names.retain(|name| {
+        !COMPRESSED.iter().any(|end| {
+            let of = name.as_bytes().strip_suffix(end.as_bytes());
+            of.is_some_and(|of| plain.contains(OsStr::from_bytes(of)))
+        })
+    });
+    Ok(names)
+}
+
+/// What was rotated away last.
+pub(super) fn newest_rotated(file: &Path) -> io::Result<Option<PathBuf>> {
+    let (Some(directory), Some(name)) = (file.parent(), file.file_name()) else {
+        return Ok(None);
+    };
+    let mut gone = Ok(None);
+    'look: for _ in 0..LOOKS {
+        let names = rotated_names(directory, name)?;
+        let mut newest: Option<(SystemTime, PathBuf)> = None;
+        for found in names.iter().filter(|found| *found != name) {
+            let path = directory.join(found);
+            let meta = match fs::symlink_metadata(&path) {
+                Ok(meta) => meta,
+                // It has another name by now, perhaps one that was passed over.
+                Err(error) => {
+                    gone = Err(error);
+                    continue 'look;
+                }
+            };
+            let changed = meta.modified()?;
+            if meta.is_file() && newest.as_ref().is_none_or(|(than, _)| changed > *than) {
+                newest = Some((changed, path));
+            }
+        }
+        return Ok(newest.map(|(_, path)| path));
+    }
+    gone
 }
 
 /// `audit.jsonl` itself, `audit.jsonl.1`, `audit.jsonl.2.gz`,
@@ -118,6 +174,7 @@ pub(super) fn named(files: &[PathBuf]) -> Result<Vec<LogFile>, ReadingError> {
                 path: path.clone(),
                 source: Source::Stdin,
                 len: 0,
+                id: (0, 0),
                 first: None,
             });
             continue;
@@ -151,6 +208,7 @@ fn open(path: &Path, flags: i32) -> io::Result<LogFile> {
             path: path.to_owned(),
             source: Source::Stream(file),
             len: 0,
+            id: (meta.dev(), meta.ino()),
             first: None,
         });
     }
@@ -158,6 +216,7 @@ fn open(path: &Path, flags: i32) -> io::Result<LogFile> {
         path: path.to_owned(),
         source: Source::File(file),
         len: meta.len(),
+        id: (meta.dev(), meta.ino()),
         first: None,
     };
     found.first = found.look_for_first()?;

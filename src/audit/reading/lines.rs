@@ -15,7 +15,7 @@ pub(super) enum Line<'a> {
     /// Passed over.
     TooLong,
     /// What stands behind the last line feed.
-    Unended,
+    Unended(&'a [u8]),
 }
 
 /// How a file ended.
@@ -74,7 +74,7 @@ pub(super) fn split(
         kept = filled - start;
     };
     if kept > 0 || is_too_long {
-        each(Line::Unended);
+        each(Line::Unended(buffer.get(..kept).unwrap_or_default()));
     }
     Ok(ended)
 }
@@ -99,7 +99,8 @@ mod tests {
         let ended = split(text, chunk, &mut |line| {
             seen.push(match line {
                 Line::Whole(line) => String::from_utf8_lossy(line).into_owned(),
-                other => format!("{other:?}"),
+                Line::Unended(rest) => format!("unended {}", String::from_utf8_lossy(rest)),
+                Line::TooLong => "too long".into(),
             });
             true
         });
@@ -110,7 +111,7 @@ mod tests {
     fn lines_are_the_same_whatever_is_read_at_once() {
         for chunk in [1, 2, 3, 7, 64] {
             let (seen, _) = of(b"one\n\nthree\nfo", chunk);
-            assert_eq!(seen, ["one", "", "three", "Unended"], "{chunk}");
+            assert_eq!(seen, ["one", "", "three", "unended fo"], "{chunk}");
         }
     }
 
@@ -118,6 +119,6 @@ mod tests {
     fn a_line_of_endless_length_is_passed_over_without_being_held() {
         let mut text = vec![b'x'; 3 * LINE_MAX];
         text.extend_from_slice(b"\nnext\n");
-        assert_eq!(of(&text, 1024).0, ["TooLong", "next"]);
+        assert_eq!(of(&text, 1024).0, ["too long", "next"]);
     }
 }

@@ -19,7 +19,9 @@ mod record;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod when;
+mod words;
 
 use std::fmt;
 use std::io;
@@ -30,9 +32,17 @@ pub use filter::Filter;
 use filter::Sieve;
 pub use follow::{Follow, Followed};
 use lines::{Ended, Line};
+
+/// What was rotated away last beside this log.
+pub(super) fn newest_rotated(file: &Path) -> io::Result<Option<PathBuf>> {
+    files::newest_rotated(file)
+}
+
 pub use record::{Caller, Credential, HostNames, Record, Request, Text};
 pub use stream::Stream;
+pub use verify::{Kind, Problem, Verified};
 pub use when::When;
+pub use words::{account, one_line, what};
 
 /// The logs to be read, oldest first, open already: a rotation meanwhile
 /// changes nothing.
@@ -197,7 +207,7 @@ fn one(
             tally.foreign += 1;
             return Ok(());
         }
-        Line::Unended => {
+        Line::Unended(_) => {
             tally.unended += 1;
             return Ok(());
         }

@@ -58,6 +58,8 @@ pub struct Record<'a> {
     pub latency_us: Option<u64>,
     pub credential: Option<Credential<'a>>,
     pub host: HostNames<'a>,
+    /// The hash of the line before.
+    pub prev: Option<Text<'a>>,
     /// How many fields this version does not know.
     pub unknown_fields: u32,
 }
@@ -185,6 +187,7 @@ enum Field {
     Version,
     Served,
     Hidden,
+    Prev,
     #[serde(other)]
     Unknown,
 }
@@ -232,6 +235,7 @@ impl<'de: 'a, 'a> Visitor<'de> for Fields<'a> {
                 Field::LatencyUs => it.latency_us = map.next_value()?,
                 Field::Credential => it.credential = map.next_value()?,
                 Field::Host => it.host = map.next_value::<Option<_>>()?.unwrap_or_default(),
+                Field::Prev => it.prev = map.next_value()?,
                 Field::Version | Field::Served | Field::Hidden => {
                     map.next_value::<IgnoredAny>()?;
                 }

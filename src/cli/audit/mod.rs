@@ -6,6 +6,7 @@ mod query;
 mod replay;
 mod report;
 mod tail;
+mod verify;
 mod who;
 
 use std::io::{self, IsTerminal as _};
@@ -42,6 +43,7 @@ enum Action {
     Learn(learn::Args),
     Replay(replay::Args),
     Report(report::Args),
+    Verify(verify::Args),
 }
 
 pub(super) fn run(args: Args) -> Outcome {
@@ -53,6 +55,7 @@ pub(super) fn run(args: Args) -> Outcome {
         Action::Learn(args) => learn::run(args),
         Action::Replay(args) => replay::run(args),
         Action::Report(args) => report::run(args),
+        Action::Verify(args) => verify::run(args),
     }
 }
 
@@ -167,13 +170,22 @@ fn moment(text: &str) -> Result<String, String> {
         .map_err(|_| "expected 2h, 2026-11-21, 2026-11-21T21:40 or 2026-11-21T21:40:00Z".to_owned())
 }
 
-/// Reads, telling how far on a terminal. `None`: nobody reads what comes of it
+/// Reads, telling how far. `None`: nobody reads what comes of it
 /// any more.
 fn read(
     logs: Logs,
     filter: &Filter,
     each: &mut dyn FnMut(&Record<'_>, &str) -> io::Result<()>,
 ) -> Result<Option<Tally>, ReadingError> {
+    match with_progress(|progress| logs.read(filter, progress, each)) {
+        Ok(tally) => Ok(Some(tally)),
+        Err(ReadingError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// On a terminal, tells how far it is with long files.
+fn with_progress<T>(read: impl FnOnce(&mut dyn FnMut(Progress)) -> T) -> T {
     let is_seen = io::stderr().is_terminal();
     let mut told = None;
     let begun = Instant::now();
@@ -186,15 +198,11 @@ fn read(
             eprint!("\r{percent:3} % of the log read ({done} of {total} MiB)\x1b[K");
         }
     };
-    let outcome = logs.read(filter, &mut progress, each);
+    let outcome = read(&mut progress);
     if told.is_some() {
         eprint!("\r\x1b[K");
     }
-    match outcome {
-        Ok(tally) => Ok(Some(tally)),
-        Err(ReadingError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(None),
-        Err(error) => Err(error),
-    }
+    outcome
 }
 
 /// On standard error: what was in the logs beside records.
@@ -214,16 +222,6 @@ fn finish(mut out: impl io::Write) -> io::Result<()> {
     match out.flush() {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         outcome => outcome,
-    }
-}
-
-/// The account, as people call it.
-fn account(record: &Record<'_>) -> String {
-    let caller = &record.caller;
-    match (&caller.user, caller.uid) {
-        (Some(user), _) => plain_text(user),
-        (None, Some(uid)) => format!("uid {uid}"),
-        (None, None) => "-".to_owned(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use super::{FilterArgs, LogArgs, Outcome};
-use crate::audit::reading::{Filter, Record};
+use crate::audit::reading::{Filter, Record, account, what};
 use crate::diagnose::plain_text;
 
 /// The columns of `--csv`.
@@ -88,31 +88,11 @@ impl Table {
         writeln!(
             out,
             "{time:8} {:10} {:5} {:14} {}",
-            super::begin_of(&super::account(record), 10),
+            super::begin_of(&account(record), 10),
             word(&record.decision.as_deref()),
             super::begin_of(&word(&record.reason.as_deref()), 14),
             super::end_of(&what, 39),
         )
-    }
-}
-
-/// What was asked for, without the version where there is a path; of another
-/// event its name and what it says.
-pub(super) fn what(record: &Record<'_>) -> String {
-    let request = &record.request;
-    match (&request.path, &request.raw) {
-        (Some(path), _) => {
-            let mut path = plain_text(path);
-            if let Some(rest) = path.strip_prefix("/latest/") {
-                path = format!("/{rest}");
-            }
-            match request.method.as_deref() {
-                None | Some("GET") => path,
-                Some(method) => format!("{} {path}", plain_text(method)),
-            }
-        }
-        (None, Some(raw)) => plain_text(raw),
-        (None, None) => plain_text(&record.event),
     }
 }
 

@@ -5,11 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::query::what;
 use super::{FilterArgs, Outcome};
-use crate::audit::reading::{Filter, Follow, Followed, Record};
+use crate::audit::reading::{Filter, Follow, Followed, Record, one_line};
 use crate::cli::ConfigArg;
-use crate::diagnose::plain_text;
 
 /// How often it is looked for more.
 const EVERY: Duration = Duration::from_millis(100);
@@ -124,37 +122,4 @@ fn colour(record: &Record<'_>) -> Option<&'static str> {
         (None, _) => Some("36"),
         _ => None,
     }
-}
-
-fn one_line(record: &Record<'_>) -> String {
-    let text = |text: Option<&str>| text.map(plain_text);
-    let time = plain_text(&record.time);
-    let time = time.split_once('T').map_or(time.as_str(), |(_, time)| time);
-    let time: String = time.chars().take(12).collect();
-    let Some(decision) = text(record.decision.as_deref()) else {
-        let detail = record.detail.map_or("", |it| it.get());
-        return format!(
-            "{time} {} {}",
-            plain_text(&record.event),
-            plain_text(detail)
-        );
-    };
-    let mut reason = text(record.reason.as_deref()).unwrap_or_default();
-    if let Some(detail) = record.detail_word() {
-        reason = format!("{reason}({})", plain_text(&detail));
-    }
-    let mut parts = vec![time, decision, reason, super::account(record), what(record)];
-    let (caller, request) = (&record.caller, &record.request);
-    parts.extend(text(request.class.as_deref()));
-    parts.extend(text(request.imds.as_deref()));
-    parts.extend(record.status.map(|status| status.to_string()));
-    if let Some(exe) = text(caller.exe.as_deref()) {
-        let pid = caller.pid.map(|pid| format!("[{pid}]")).unwrap_or_default();
-        parts.push(format!("{exe}{pid}"));
-    }
-    parts.extend(text(caller.unit.as_deref()));
-    if let Some(credential) = &record.credential {
-        parts.extend(text(credential.access_key_id.as_deref()));
-    }
-    parts.join(" ")
 }

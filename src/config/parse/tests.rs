@@ -1,4 +1,6 @@
 use super::*;
+use crate::config::sinks::{Format, SinkConfig, SinkTarget};
+use crate::provider::Class;
 
 /// Every key that the contract names, each with another value than the default.
 const EVERY_KEY: &str = r#"
@@ -35,6 +37,24 @@ mode = "relay"
 [audit]
 file = "/c"
 on_failure = "allow"
+rotate_size = "2MiB"
+rotate_age = "24h"
+keep = 3
+
+[[audit.sink]]
+kind = "syslog"
+name = "siem"
+address = "10.0.0.5:6514"
+format = "native"
+events = ["request", "policy.*"]
+classes = ["credentials"]
+decisions = ["deny"]
+summarise = "60s"
+queue = "1MiB"
+
+[[audit.sink]]
+kind = "stream"
+path = "/f"
 
 [control]
 socket = "/d"
@@ -122,6 +142,33 @@ fn every_key_is_read() {
         audit: super::super::AuditConfig {
             file: "/c".into(),
             on_failure: Action::Allow,
+            rotation: super::super::Rotation {
+                size: 2 << 20,
+                age: Duration::from_secs(24 * 3600),
+                keep: 3,
+            },
+            sinks: vec![
+                SinkConfig {
+                    name: "siem".into(),
+                    to: SinkTarget::SyslogTcp("10.0.0.5:6514".parse().unwrap()),
+                    format: Format::Native,
+                    events: vec!["request".into(), "policy.*".into()],
+                    classes: vec![Class::Credentials],
+                    decisions: vec![Action::Deny],
+                    summarise: Some(Duration::from_secs(60)),
+                    queue: 1 << 20,
+                },
+                SinkConfig {
+                    name: "stream".into(),
+                    to: SinkTarget::Stream("/f".into()),
+                    format: Format::Native,
+                    events: Vec::new(),
+                    classes: Vec::new(),
+                    decisions: Vec::new(),
+                    summarise: None,
+                    queue: 8 << 20,
+                },
+            ],
         },
         control_socket: "/d".into(),
         own_verdict: true,
@@ -195,6 +242,30 @@ fn what_is_not_understood_is_refused_at_its_place() {
             "[upstream]\naddresses = [\"[::ffff:1.2.3.4]:80\"]",
             "2:14 an IPv4 address in IPv6 writing",
         ),
+        ("[audit]\nrotate_size = \"5\"", "2:15 \"5\" is not a size"),
+        ("[audit]\nrotate_size = 5", "2:15 5 is out of range"),
+        ("[audit]\nsink = 1", "2:8 this is an integer"),
+        ("[[audit.sink]]\npath = \"/x\"", "1:1 `kind` is missing"),
+        (
+            "[[audit.sink]]\nkind = \"kafka\"",
+            "2:8 unknown word \"kafka\"",
+        ),
+        (
+            "[[audit.sink]]\nkind = \"stdout\"\npath = \"/x\"",
+            "3:8 a sink of kind \"stdout\" is not told so where to go",
+        ),
+        (
+            "[[audit.sink]]\nkind = \"syslog\"\naddress = \"log.example:514\"",
+            "3:11 \"log.example:514\" is not an address with a port",
+        ),
+        (
+            "[[audit.sink]]\nkind = \"stdout\"\nevents = [\"polcy.*\"]",
+            "3:11 no event is called \"polcy.*\"",
+        ),
+        (
+            "[[audit.sink]]\nkind = \"stdout\"\n[[audit.sink]]\nkind = \"stdout\"",
+            "3:1 a second sink \"stdout\"",
+        ),
         ("[rules]\nmark = 0", "2:8 0 is out of range"),
         ("[rules]\nbackend = \"pf\"", "2:11 unknown word \"pf\""),
         ("[limits]\nconnections = 0", "2:15 0 is out of range"),
@@ -240,4 +311,18 @@ fn all_errors_of_all_files_come_at_once() {
         found.to_string().contains("did you mean `user`?"),
         "{found}"
     );
+}
+
+#[test]
+fn sinks_of_a_later_file_are_added_and_one_of_the_same_name_replaces() {
+    let sink = |kind: &str, more: &str| format!("[[audit.sink]]\nkind = \"{kind}\"\n{more}");
+    let (config, found) = parse(&[
+        &(sink("stdout", "") + &sink("stream", "path = \"/a\"")),
+        &(sink("journald", "") + &sink("stream", "path = \"/b\"")),
+    ]);
+    assert!(found.is_empty(), "{found}");
+    let sinks = config.audit.sinks.iter();
+    let names: Vec<_> = sinks.map(|it| it.name.as_str()).collect();
+    assert_eq!(names, ["stdout", "journald", "stream"]);
+    assert_eq!(config.audit.sinks[2].to, SinkTarget::Stream("/b".into()));
 }

@@ -31,6 +31,8 @@ pub struct Reach {
     pub writable: Vec<PathBuf>,
     /// TCP ports that are connected to.
     pub ports: Vec<u16>,
+    /// Whether sockets of this host are connected to (unix(7)).
+    pub unix: bool,
 }
 
 /// What the kernel enforces.
@@ -70,7 +72,7 @@ pub enum SandboxError {
 pub fn enter(_: &Dropped, reach: &Reach) -> Result<InForce, SandboxError> {
     Ok(InForce {
         landlock: landlock::restrict(reach).map_err(SandboxError::Landlock)?,
-        seccomp: seccomp::restrict().map_err(SandboxError::Seccomp)?,
+        seccomp: seccomp::restrict(reach.unix).map_err(SandboxError::Seccomp)?,
     })
 }
 

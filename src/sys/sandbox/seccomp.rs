@@ -61,6 +61,8 @@ const ALLOWED: &[c_long] = &[
     #[cfg(target_arch = "aarch64")]
     libc::SYS_renameat,
     libc::SYS_renameat2,
+    // Of rotated logs, the oldest.
+    libc::SYS_unlinkat,
     // Memory and threads.
     libc::SYS_brk,
     libc::SYS_munmap,
@@ -128,12 +130,12 @@ const DEADLY: &[c_long] = &[
 ];
 
 /// On a kernel or processor without seccomp filters, says so.
-pub(super) fn restrict() -> Result<Extent, Error> {
+pub(super) fn restrict(unix: bool) -> Result<Extent, Error> {
     let Ok(arch) = TargetArch::try_from(std::env::consts::ARCH) else {
         return Ok(Extent::None);
     };
     // The list comes second: it would not let the other one be loaded.
-    for filter in [deadly(arch)?, allowed(arch)?] {
+    for filter in [deadly(arch)?, allowed(arch, unix)?] {
         match seccompiler::apply_filter(&filter) {
             Ok(()) => {}
             // prctl(2): not configured into this kernel.
@@ -158,15 +160,15 @@ fn deadly(arch: TargetArch) -> Result<BpfProgram, Error> {
     )
 }
 
-fn allowed(arch: TargetArch) -> Result<BpfProgram, Error> {
+fn allowed(arch: TargetArch, unix: bool) -> Result<BpfProgram, Error> {
     let mut rules: BTreeMap<_, _> = ALLOWED.iter().map(|call| (*call, vec![])).collect();
-    rules.extend(conditional()?);
+    rules.extend(conditional(unix)?);
     let absent = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
     program(rules, absent, SeccompAction::Allow, arch)
 }
 
 /// Calls of which one use is needed and another would be a way out.
-fn conditional() -> Result<Vec<(c_long, Vec<SeccompRule>)>, BackendError> {
+fn conditional(unix: bool) -> Result<Vec<(c_long, Vec<SeccompRule>)>, BackendError> {
     let socket = |family, kind| {
         SeccompRule::new(vec![
             is(0, ALL, family)?,
@@ -177,6 +179,11 @@ fn conditional() -> Result<Vec<(c_long, Vec<SeccompRule>)>, BackendError> {
     };
     let tcp4 = socket(libc::AF_INET, libc::SOCK_STREAM)?;
     let tcp6 = socket(libc::AF_INET6, libc::SOCK_STREAM)?;
+    let mut sockets = vec![tcp4, tcp6];
+    if unix {
+        sockets.push(socket(libc::AF_UNIX, libc::SOCK_DGRAM)?);
+        sockets.push(socket(libc::AF_UNIX, libc::SOCK_STREAM)?);
+    }
     let not_executable = || SeccompRule::new(vec![is(2, PROT_EXEC.unsigned_abs(), 0)?]);
     // clone3 has its flags where no filter can see them; without it, threads
     // are made by clone.
@@ -189,7 +196,7 @@ fn conditional() -> Result<Vec<(c_long, Vec<SeccompRule>)>, BackendError> {
         FIONBIO,
     )?])?;
     Ok(vec![
-        (libc::SYS_socket, vec![tcp4, tcp6]),
+        (libc::SYS_socket, sockets),
         (libc::SYS_mmap, vec![not_executable()?]),
         (libc::SYS_mprotect, vec![not_executable()?]),
         (libc::SYS_clone, vec![thread]),
