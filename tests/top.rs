@@ -218,15 +218,16 @@ fn the_terminal_is_given_back_whatever_ends_it() {
 fn the_stream_is_followed_and_where_it_ends_the_log() {
     let log = Log::new(&[record(1, "alice", "/latest/meta-data/mac", "allow")]);
     let config = log.dir.path().join("imdsfw.toml");
-    fs::write(&config, format!("[audit]\nfile = {:?}\n", log.path())).unwrap();
     let socket = log.dir.path().join("audit.sock");
+    let sinks = format!(
+        "[audit]\nfile = {:?}\n\
+         [[audit.sink]]\nkind = \"stream\"\nname = \"some\"\nsummarise = \"60s\"\n\
+         [[audit.sink]]\nkind = \"stream\"\npath = {socket:?}\n",
+        log.path(),
+    );
+    fs::write(&config, sinks).unwrap();
     let listener = UnixListener::bind(&socket).unwrap();
-    let mut top = Top::new(&[
-        "--socket",
-        socket.to_str().unwrap(),
-        "--config",
-        config.to_str().unwrap(),
-    ]);
+    let mut top = Top::new(&["--config", config.to_str().unwrap()]);
     let (mut stream, _): (UnixStream, _) = listener.accept().unwrap();
     top.sees("[stream]");
     top.sees("alice");

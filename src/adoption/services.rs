@@ -19,6 +19,8 @@ const UNITS: [&str; 5] = [
     "imdsfw-witness.service",
     "imdsfw.service",
 ];
+/// Sockets that the admin may have added.
+const ADDED: [&str; 2] = ["imdsfw-stream.socket", "imdsfw-metrics.socket"];
 const DAEMON: &str = "imdsfw.service";
 /// The timer that undoes, and the service it starts.
 const UNDO: &str = "imdsfw-undo";
@@ -170,6 +172,11 @@ impl Services {
     pub(super) fn disable(self) -> Result<(), String> {
         match self {
             Self::Systemd => {
+                // Left, they start the daemon again for whoever connects. Most
+                // hosts have none.
+                for socket in ADDED {
+                    let _ = systemctl(&["disable", "--quiet", "--now", socket]);
+                }
                 let words: Vec<_> = ["disable", "--quiet", "--now"]
                     .into_iter()
                     .chain(UNITS)

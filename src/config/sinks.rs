@@ -1,7 +1,7 @@
 //! `[[audit.sink]]`: where else records go, and which of them.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Action;
@@ -27,6 +27,21 @@ pub struct SinkConfig {
     pub summarise: Option<Duration>,
     /// Bytes that may wait for it.
     pub queue: u64,
+}
+
+impl SinkConfig {
+    /// Where every record can be followed, as it is in the log.
+    pub fn whole_stream(&self) -> Option<&Path> {
+        let is_whole = self.format == Format::Native
+            && self.events.is_empty()
+            && self.classes.is_empty()
+            && self.decisions.is_empty()
+            && self.summarise.is_none();
+        match &self.to {
+            SinkTarget::Stream(path) if is_whole => Some(path),
+            _ => None,
+        }
+    }
 }
 
 /// Where a sink's records go.

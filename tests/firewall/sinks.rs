@@ -112,15 +112,19 @@ fn every_kind_of_sink_gets_the_records_of_the_log() {
         let mut host = Host::prepare(net, &Setup::default());
         let journal = datagrams(&host.path("journal"));
         let dev_log = datagrams(&host.path("dev-log"));
+        let ocsf = datagrams(&host.path("ocsf"));
         let listener = TcpListener::bind("127.0.0.1:6514").unwrap();
         let stream = host.path("audit.sock");
         host.write_config(&format!(
             "audit.sink = [ {{ kind = \"journald\", path = {:?} }},\n\
              {{ kind = \"syslog\", path = {:?} }},\n\
+             {{ kind = \"syslog\", name = \"ocsf\", path = {:?}, format = \"ocsf\",\n\
+                events = [\"request\"], decisions = [\"deny\"] }},\n\
              {{ kind = \"syslog\", name = \"siem\", address = \"127.0.0.1:6514\" }},\n\
              {{ kind = \"stream\", path = {stream:?} }} ]",
             host.path("journal"),
             host.path("dev-log"),
+            host.path("ocsf"),
         ));
         let receiver = Receiver::listen(listener);
         host.run("rules apply");
@@ -188,6 +192,13 @@ fn every_kind_of_sink_gets_the_records_of_the_log() {
         };
         assert!(message.starts_with("<84>1 2"), "{message}");
         assert!(message.contains(" imdsfw ") && message.contains(" request [imdsfw@32473 seq="));
+        // Its filter lets nothing else through.
+        let event = String::from_utf8(receive(&ocsf)).unwrap();
+        let (_, event) = event.split_once("] ").unwrap();
+        let event: Value = serde_json::from_str(event).unwrap();
+        assert_eq!(event["class_uid"], 6003);
+        assert_eq!(event["metadata"]["uid"], denied["id"]);
+        assert_eq!(event["actor"]["user"]["uid"], "4001");
         wait_for("all by TCP", || {
             seqs(&host.audit())
                 .is_subset(&receiver.seqs())

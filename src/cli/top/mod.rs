@@ -5,7 +5,7 @@ mod screen;
 mod terminal;
 
 use std::io::{self, IsTerminal as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,11 +14,11 @@ use serde_json::json;
 use super::{ConfigArg, Outcome, audit, print};
 use crate::audit::reading::{Follow, Record, Stream};
 use crate::audit::window::{SECONDS, Window};
+use crate::config::sinks::SinkConfig;
 use crate::utc;
 use screen::{Reaction, Screen};
 use terminal::{Terminal, Woken};
 
-const SOCKET: &str = "/run/imdsfw/audit.sock";
 /// Lines of the log that are read to begin with: more than a minute has.
 const BEGIN_WITH: usize = 20_000;
 /// How often the screen is drawn, at most, and a log looked at.
@@ -41,9 +41,9 @@ pub(super) struct Args {
     /// configured log]
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
-    /// The daemon's stream
-    #[arg(long, value_name = "PATH", default_value = SOCKET, conflicts_with = "file")]
-    socket: PathBuf,
+    /// The daemon's stream [default: the configured one that gets everything]
+    #[arg(long, value_name = "PATH", conflicts_with = "file")]
+    socket: Option<PathBuf>,
     /// Print the last minute of the log once; of a FILE, the minute before its
     /// last record
     #[arg(long)]
@@ -57,9 +57,13 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args) -> Outcome {
     let is_named = args.file.is_some();
-    let file = match args.file {
-        Some(file) => file,
-        None => args.config.load()?.audit.file,
+    let (file, configured) = match args.file {
+        Some(file) => (file, None),
+        None => {
+            let audit = args.config.load()?.audit;
+            let stream = audit.sinks.iter().find_map(SinkConfig::whole_stream);
+            (audit.file, stream.map(Path::to_path_buf))
+        }
     };
     let refused = |error| format!("{} cannot be read: {error}", file.display());
     let is_seen = io::stdin().is_terminal() && io::stdout().is_terminal();
@@ -67,10 +71,8 @@ pub(super) fn run(args: Args) -> Outcome {
         return Err("this is no terminal; `imdsfw top --once` prints one look at it".into());
     }
     // Before the log is read: what comes meanwhile comes twice, and counts once.
-    let stream = match is_named || args.once {
-        true => None,
-        false => Stream::connect(&args.socket).ok(),
-    };
+    let socket = args.socket.or(configured).filter(|_| !args.once);
+    let stream = socket.and_then(|socket| Stream::connect(&socket).ok());
     let mut window = Window::default();
     let mut source = Source::File(Follow::open(&file, BEGIN_WITH).map_err(refused)?);
     source.poll(&mut window).map_err(refused)?;
