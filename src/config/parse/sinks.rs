@@ -80,13 +80,16 @@ const SINK: &[Key] = &[
 const SIZE: Shape = Shape::Either(&Shape::Integer(0, 0), &Shape::Text("^[0-9]+[KMG]iB$"));
 const AGE: Shape = Shape::Either(&Shape::Integer(0, 0), &DURATION);
 const CLASSES: [&str; Class::ALL.len()] = {
-    let mut words = [""; Class::ALL.len()];
-    let mut at = 0;
-    while at < words.len() {
-        words[at] = Class::ALL[at].as_str();
-        at += 1;
-    }
-    words
+    let [a, b, c, d, e, f, g] = Class::ALL;
+    [
+        a.as_str(),
+        b.as_str(),
+        c.as_str(),
+        d.as_str(),
+        e.as_str(),
+        f.as_str(),
+        g.as_str(),
+    ]
 };
 
 const JOURNAL: &str = "/run/systemd/journal/socket";
