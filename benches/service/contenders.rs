@@ -3,7 +3,7 @@
 use std::fs::{self, Permissions};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -101,18 +101,11 @@ impl<'n> Running<'n> {
                 proxy = Some(Service::proxy(HAPROXY, "haproxy"));
                 redirect();
             }
-            Contender::Forwarding | Contender::Memory => {
-                let setup = Setup {
-                    service: false,
-                    config: match contender {
-                        Contender::Memory => "memory.enabled = true",
-                        _ => "memory.enabled = false",
-                    }
-                    .into(),
-                    ..Setup::default()
-                };
-                host = Some(Host::start(net, &setup));
-                own_token = Some(token(ALICE, V4, 21600));
+            Contender::Forwarding => {
+                return Self::forwarding(net, "memory.enabled = false", Stdio::inherit());
+            }
+            Contender::Memory => {
+                (host, own_token) = firewall(net, "memory.enabled = true", Stdio::inherit());
             }
         }
         await_answer(&contender.address());
@@ -121,6 +114,21 @@ impl<'n> Running<'n> {
             token: own_token,
             _service: service,
             _proxy: proxy,
+            host,
+        }
+    }
+
+    /// imdsfw with this config, asking the service for every request.
+    pub(crate) fn forwarding(net: &'n Net, config: &str, stdout: Stdio) -> Self {
+        let contender = Contender::Forwarding;
+        let service = Service::nginx(net);
+        let (host, token) = firewall(net, config, stdout);
+        await_answer(&contender.address());
+        Self {
+            contender,
+            token,
+            _service: service,
+            _proxy: None,
             host,
         }
     }
@@ -138,6 +146,20 @@ impl<'n> Running<'n> {
         }
         all
     }
+}
+
+fn firewall<'n>(net: &'n Net, config: &str, stdout: Stdio) -> (Option<Host<'n>>, Option<String>) {
+    let setup = Setup {
+        service: false,
+        config: config.into(),
+        ..Setup::default()
+    };
+    let mut host = Host::prepare(net, &setup);
+    host.run("rules apply");
+    let mut command = host.command("run");
+    command.stdout(stdout);
+    host.start_daemon_by(command);
+    (Some(host), Some(token(ALICE, V4, 21600)))
 }
 
 /// A server with files of its own; ends with this.

@@ -31,6 +31,7 @@ mod meter;
 mod openloop;
 mod resolve;
 mod rotation;
+mod sinks;
 mod table;
 mod teams;
 mod thousand;
@@ -54,7 +55,7 @@ const INSIDE: &str = "IMDSFW_BENCH_INSIDE";
 type Part = fn(&Args) -> Value;
 
 /// The parts by their names, in order.
-const PARTS: [(&str, Part); 8] = [
+const PARTS: [(&str, Part); 9] = [
     ("throughput", throughput::run),
     ("resolve", resolve::run),
     ("thousand", thousand::run),
@@ -63,6 +64,7 @@ const PARTS: [(&str, Part); 8] = [
     ("growth", growth::run),
     ("footprint", footprint::run),
     ("rotation", rotation::run),
+    ("sinks", sinks::run),
 ];
 
 /// Measures the firewall beside other proxies.
