@@ -2,36 +2,49 @@
 //! id that the kernel gives with the socket (INET_DIAG_CGROUP_ID, Linux 5.8).
 //!
 //! The id is the inode number of the cgroup's directory; the directory is
-//! found by walking the mount, at most once a second and off the threads that
+//! found by walking the mount, one walk at a time and off the threads that
 //! serve. What is not found is unknown, never guessed from the uid.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::policy::Unit;
 
 /// Clients give up after one second, and this only fills a record.
 const DEADLINE: Duration = Duration::from_millis(200);
-/// Users may make cgroups of their own; their number must not be a lever.
+/// Users may make cgroups of their own; their number must not be a lever. From
+/// the end of one walk to the next.
 const WALK_EVERY: Duration = Duration::from_secs(1);
 /// The same where a verdict hangs on the unit, as of a service just started.
 const WALK_FOR_VERDICT_EVERY: Duration = Duration::from_millis(100);
 const DIRECTORIES_MAX: usize = 20_000;
+/// Longer than it takes to read so many.
+const WALK_WITHIN: Duration = Duration::from_secs(1);
 
 /// The cgroups seen by the last walk.
 pub(super) struct Units {
     mount: Option<PathBuf>,
     seen: Arc<Mutex<Seen>>,
+    /// Held while a walk is under way, or waits for a thread: policies are read
+    /// on the same few. Who asks meanwhile waits for what it finds.
+    walking: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Default)]
 struct Seen {
     units: HashMap<u64, Unit>,
+    /// When the last walk ended.
     walked: Option<Instant>,
+}
+
+impl Seen {
+    fn unit(&self, cgroup: u64) -> Option<Unit> {
+        self.units.get(&cgroup).cloned()
+    }
 }
 
 impl Units {
@@ -40,6 +53,7 @@ impl Units {
         Self {
             mount: cgroup2(&mounts),
             seen: Arc::default(),
+            walking: Arc::default(),
         }
     }
 
@@ -70,25 +84,41 @@ impl Units {
 
     async fn find(&self, cgroup: Option<u64>, walk_every: Duration) -> Option<Unit> {
         let (cgroup, mount) = (cgroup?, self.mount.as_ref()?);
-        {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(unit) = seen.units.get(&cgroup) {
-                return Some(unit.clone());
-            }
-            if seen.walked.is_some_and(|at| at.elapsed() < walk_every) {
-                return None;
-            }
-            seen.walked = Some(Instant::now());
+        if let Some(unit) = self.seen().unit(cgroup) {
+            return Some(unit);
         }
-        let (mount, shared) = (mount.clone(), Arc::clone(&self.seen));
-        let walk = tokio::task::spawn_blocking(move || {
-            let units = walk(&mount);
-            let unit = units.get(&cgroup).cloned();
-            shared.lock().unwrap_or_else(PoisonError::into_inner).units = units;
-            unit
-        });
-        tokio::time::timeout(DEADLINE, walk).await.ok()?.ok()?
+        let found = async {
+            let walking = Arc::clone(&self.walking).lock_owned().await;
+            // By somebody else's walk, perhaps.
+            {
+                let seen = self.seen();
+                let unit = seen.unit(cgroup);
+                if unit.is_some() || seen.walked.is_some_and(|at| at.elapsed() < walk_every) {
+                    return unit;
+                }
+            }
+            let (mount, shared) = (mount.clone(), Arc::clone(&self.seen));
+            let walk = tokio::task::spawn_blocking(move || {
+                // Whoever still waits for it.
+                let _walking = walking;
+                let units = walk(&mount);
+                let mut seen = locked(&shared);
+                seen.units = units;
+                seen.walked = Some(Instant::now());
+                seen.unit(cgroup)
+            });
+            walk.await.ok()?
+        };
+        tokio::time::timeout(DEADLINE, found).await.ok()?
     }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        locked(&self.seen)
+    }
+}
+
+fn locked(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Where cgroup v2 is mounted (proc_pid_mountinfo(5)).
@@ -105,12 +135,16 @@ fn walk(mount: &Path) -> HashMap<u64, Unit> {
     if let Ok(root) = fs::metadata(mount) {
         units.insert(root.ino(), Unit::Outside);
     }
+    let begun = Instant::now();
     // Breadth first: what users nest below their own cgroups comes last.
     let mut todo = VecDeque::from([(mount.to_path_buf(), Unit::Outside)]);
     while let Some((directory, within)) = todo.pop_front() {
         for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
-            if units.len() >= DIRECTORIES_MAX || !entry.file_type().is_ok_and(|it| it.is_dir()) {
+            if !entry.file_type().is_ok_and(|it| it.is_dir()) {
                 continue;
+            }
+            if units.len() >= DIRECTORIES_MAX || begun.elapsed() > WALK_WITHIN {
+                return units;
             }
             // The first that is no slice: below it, names are its own affair,
             // and below one that is no unit either, nobody can tell.
@@ -144,6 +178,14 @@ pub(super) fn unit_name(directory: &std::ffi::OsStr) -> Option<Arc<str>> {
 mod tests {
     use super::*;
 
+    fn units_of(mount: &Path) -> Units {
+        Units {
+            mount: Some(mount.into()),
+            seen: Arc::default(),
+            walking: Arc::default(),
+        }
+    }
+
     #[test]
     fn finds_the_mount_among_others() {
         let mounts = "30 1 0:25 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
@@ -166,10 +208,7 @@ mod tests {
         ] {
             fs::create_dir_all(dir.path().join(path)).unwrap();
         }
-        let units = Units {
-            mount: Some(dir.path().into()),
-            seen: Arc::default(),
-        };
+        let units = units_of(dir.path());
         let id = |path: &str| Some(fs::metadata(dir.path().join(path)).unwrap().ino());
         for (path, unit) in [
             (session, Some("session-3.scope")),
@@ -193,5 +232,33 @@ mod tests {
         fs::create_dir(dir.path().join(late)).unwrap();
         let unit = units.unit_for_verdict(id(late)).await;
         assert_eq!(unit, Unit::Named("late.service".into()));
+    }
+
+    #[test]
+    fn however_many_ask_there_is_one_walk_at_a_time() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .max_blocking_threads(1)
+            .build()
+            .unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let units = units_of(dir.path());
+        runtime.block_on(async {
+            // A tree that takes longer to walk than anybody waits.
+            let (over, waits) = std::sync::mpsc::channel::<()>();
+            let walk = tokio::task::spawn_blocking(move || waits.recv());
+            for cgroup in 1..4 {
+                let unit = units.unit_for_verdict(Some(cgroup)).await;
+                assert_eq!(unit, Unit::Unknown);
+            }
+            // Each walk that is to come has one, and there is ours.
+            assert_eq!(Arc::strong_count(&units.seen), 2);
+            drop(over);
+            assert!(walk.await.unwrap().is_err());
+            // The next to ask takes what it has found.
+            let root = fs::metadata(dir.path()).unwrap().ino();
+            let unit = units.unit_for_verdict(Some(root)).await;
+            assert_eq!(unit, Unit::Outside);
+        });
     }
 }
