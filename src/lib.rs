@@ -55,6 +55,8 @@ pub mod intercept;
 #[forbid(unsafe_code)]
 pub mod limits;
 #[forbid(unsafe_code)]
+mod lock;
+#[forbid(unsafe_code)]
 pub mod metrics;
 #[forbid(unsafe_code)]
 mod notify;

@@ -5,9 +5,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use serde::{Deserialize, Serialize};
 
@@ -191,23 +191,7 @@ pub(super) fn mode_file(mode: Mode) -> String {
 
 /// One command at a time; who undoes does not wait for one that hangs.
 pub(super) fn lock(places: &Places) -> io::Result<Option<Flock<File>>> {
-    let path = places.runtime.join("adoption.lock");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(path)?;
-    let begun = Instant::now();
-    loop {
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(locked) => return Ok(Some(locked)),
-            Err((_, _)) if begun.elapsed() > LOCK_WITHIN => return Ok(None),
-            Err((back, _)) => file = back,
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    crate::lock::lock(&places.runtime.join("adoption.lock"), LOCK_WITHIN)
 }
 
 /// Seconds since this boot, also those asleep.

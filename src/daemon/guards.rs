@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, chown, setfsgid};
+use nix::unistd::{Gid, setfsgid};
 use socket2::SockRef;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::net::UnixStream;
@@ -25,48 +25,42 @@ use crate::watch::report::{Lifted, Report};
 /// A watcher that says nothing for so long is gone.
 const SILENCE: Duration = Duration::from_secs(3);
 
-/// Listens where the watcher, or the admin, looks for the daemon. Everybody may
-/// connect: a watcher with CAP_NET_ADMIN alone is not above file permissions,
-/// and who asks for what is not for them is to be recorded. Who did, the kernel
-/// says.
-pub(super) fn listen(path: &Path, uid: Uid, gid: Gid) -> io::Result<UnixListener> {
-    listen_with(path, uid, gid, Mode::from_bits_truncate(0o111))
+/// Listens where the admin looks for the daemon. Everybody may connect: who asks
+/// for what is not for them is to be recorded. Who did, the kernel says.
+pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
+    listen_with(path, Mode::from_bits_truncate(0o111))
 }
 
 /// The same where it is for root and one group alone, which this process
 /// belongs to or may act as.
-pub(super) fn listen_for_group(path: &Path, uid: Uid, gid: Gid) -> io::Result<UnixListener> {
+pub(super) fn listen_for_group(path: &Path, gid: Gid) -> io::Result<UnixListener> {
     let before = setfsgid(gid);
-    let listener = listen_with(path, uid, gid, Mode::from_bits_truncate(0o117));
+    let listener = listen_with(path, Mode::from_bits_truncate(0o117));
     setfsgid(before);
     listener
 }
 
-/// `without`: what its mode leaves out.
-fn listen_with(path: &Path, uid: Uid, gid: Gid, without: Mode) -> io::Result<UnixListener> {
+/// The same where it is for the user alone as whom this process runs.
+pub(super) fn listen_for_own_user(path: &Path) -> io::Result<UnixListener> {
+    listen_with(path, Mode::from_bits_truncate(0o177))
+}
+
+/// `without`: what its mode leaves out. The directory, where there is none, is
+/// root's if this process is: nobody is to put anything in the place of what
+/// stands there.
+fn listen_with(path: &Path, without: Mode) -> io::Result<UnixListener> {
     if let Some(directory) = path.parent().filter(|it| !it.exists()) {
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o755)
             .create(directory)?;
-        chown(directory, Some(uid), Some(gid))?;
     }
-    bind(path, without)
-}
-
-/// Listens where root follows the log, in a directory that is there; nobody
-/// else may connect.
-pub(super) fn listen_for_root(path: &Path) -> io::Result<UnixListener> {
-    bind(path, Mode::from_bits_truncate(0o177))
-}
-
-fn bind(path: &Path, without: Mode) -> io::Result<UnixListener> {
     // Left behind by an earlier run.
     if std::fs::symlink_metadata(path).is_ok_and(|it| it.file_type().is_socket()) {
         std::fs::remove_file(path)?;
     }
-    // Not changed afterwards: in a directory of the daemon's user, the path
-    // may lead elsewhere by then.
+    // Not changed afterwards: in a directory of the daemon's user the path may
+    // lead elsewhere by then.
     let before = umask(without);
     let listener = UnixListener::bind(path);
     umask(before);

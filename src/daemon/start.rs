@@ -92,15 +92,15 @@ pub(super) fn start<'a>(config: &'a Config, path: &Path) -> Result<Ready<'a>, St
     let (account, gid) = own_account(rules.daemon_uid());
     let post = match sockets.post {
         Some(post) => Some(post),
-        None => post(config, account, gid, is_root)?,
+        None => post(config, is_root)?,
     };
     let control = match sockets.control {
         Some(control) => Some(control),
-        None => control(config, account, gid, is_root)?,
+        None => control(config, is_root)?,
     };
     let metrics = match sockets.metrics {
         Some(metrics) => Some(metrics),
-        None => metrics(config, account, gid),
+        None => metrics(config, gid),
     };
     let metrics = metrics.map(|listener| (listener, metrics::Process::open()));
     let streams = streams(config, sockets.streams, is_root)?;
@@ -342,14 +342,9 @@ fn provide_state(directory: &Path, uid: Uid, gid: Gid) {
 }
 
 /// Where root's orders come in. Without root, as for the watcher.
-fn control(
-    config: &Config,
-    account: Uid,
-    gid: Gid,
-    is_root: bool,
-) -> Result<Option<UnixListener>, StartError> {
+fn control(config: &Config, is_root: bool) -> Result<Option<UnixListener>, StartError> {
     let path = &config.control_socket;
-    match guards::listen(path, account, gid) {
+    match guards::listen(path) {
         Ok(control) => Ok(Some(control)),
         Err(error) if is_root => Err(StartError::Control(path.clone(), error)),
         Err(error) => {
@@ -361,14 +356,14 @@ fn control(
 
 /// Where metrics are fetched. A firewall whose numbers nobody can read, because
 /// somebody else has the port, is a firewall all the same.
-fn metrics(config: &Config, account: Uid, gid: Gid) -> Option<metrics::Listener> {
+fn metrics(config: &Config, gid: Gid) -> Option<metrics::Listener> {
     let (place, listener) = match config.metrics.as_ref()? {
         MetricsAt::Loopback(address) => {
             let listener = metrics::Listener::bind(*address);
             (address.to_string(), listener)
         }
         MetricsAt::Socket(path) => {
-            let listener = guards::listen_for_group(path, account, gid);
+            let listener = guards::listen_for_group(path, gid);
             let listener = listener.map(metrics::Listener::Unix);
             (path.display().to_string(), listener)
         }
@@ -387,7 +382,7 @@ fn streams(
         if handed.iter().any(|(other, _)| other == path) {
             continue;
         }
-        match guards::listen_for_root(path) {
+        match guards::listen_for_own_user(path) {
             Ok(listener) => handed.push((path.to_path_buf(), listener)),
             Err(error) if is_root => return Err(StartError::Stream(path.into(), error)),
             Err(error) => {
@@ -415,14 +410,16 @@ fn sinks(config: &Config, mut streams: Vec<(PathBuf, UnixListener)>) -> Vec<audi
 
 /// Where the watcher of the rules reports. Without root the directory may be
 /// another's; a daemon that hears no watcher serves as where there is none.
-fn post(
-    config: &Config,
-    account: Uid,
-    gid: Gid,
-    is_root: bool,
-) -> Result<Option<UnixListener>, StartError> {
+fn post(config: &Config, is_root: bool) -> Result<Option<UnixListener>, StartError> {
     let path = report::socket(config);
-    match guards::listen(&path, account, gid) {
+    // A watcher with CAP_NET_ADMIN alone is not above file permissions: where
+    // the socket cannot be root's, everybody may connect, and only root is
+    // heard.
+    let listener = match is_root {
+        true => guards::listen_for_own_user(&path),
+        false => guards::listen(&path),
+    };
+    match listener {
         Ok(post) => Ok(Some(post)),
         Err(error) if is_root => Err(StartError::Post(path, error)),
         Err(error) => {
