@@ -2,11 +2,17 @@
 //! daemon and the watcher use it. Without `NOTIFY_SOCKET` it tells nobody.
 
 use std::env;
+use std::os::fd::AsRawFd as _;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+use nix::sys::socket::{MsgFlags, send};
 use nix::time::{ClockId, clock_gettime};
+
+/// For a place in the queue of who is told: others may be filling it, and being
+/// ready is said once.
+const PLACE_WITHIN: Duration = Duration::from_millis(200);
 
 /// Who is told. Connected at the start, because the sandbox makes no such
 /// sockets.
@@ -33,7 +39,7 @@ impl Manager {
     }
 
     pub(crate) fn ready(&self) {
-        self.tell("READY=1");
+        self.send("READY=1", MsgFlags::empty());
     }
 
     pub(crate) fn stopping(&self) {
@@ -57,9 +63,14 @@ impl Manager {
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={now}"));
     }
 
+    /// A manager that does not read must not hold up who serves.
     fn tell(&self, state: &str) {
+        self.send(state, MsgFlags::MSG_DONTWAIT);
+    }
+
+    fn send(&self, state: &str, flags: MsgFlags) {
         if let Some(socket) = &self.socket {
-            let _ = socket.send(state.as_bytes());
+            let _ = send(socket.as_raw_fd(), state.as_bytes(), flags);
         }
     }
 }
@@ -71,8 +82,7 @@ fn connected(name: &[u8]) -> Option<UnixDatagram> {
     };
     let socket = UnixDatagram::unbound().ok()?;
     socket.connect_addr(&address.ok()?).ok()?;
-    // A manager that does not read must not hold up who serves.
-    socket.set_nonblocking(true).ok()?;
+    socket.set_write_timeout(Some(PLACE_WITHIN)).ok()?;
     Some(socket)
 }
 

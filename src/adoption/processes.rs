@@ -2,7 +2,8 @@
 //! started them, and ended by what they are, never by a name.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, IoSliceMut};
+use std::os::fd::AsRawFd as _;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -11,6 +12,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::ControlMessageOwned::ScmCredentials;
+use nix::sys::socket::{MsgFlags, UnixCredentials, recvmsg, setsockopt, sockopt};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -34,23 +37,17 @@ impl Process {
     /// that it is ready. What it prints goes to `log`.
     pub(super) fn start_ready(words: &[&str], config: &Path, log: &Path) -> Result<Self, String> {
         let name = format!("imdsfw-adoption-{}", getrandom::u64().unwrap_or(0));
-        let address = SocketAddr::from_abstract_name(&name).map_err(|it| it.to_string())?;
-        let notify = UnixDatagram::bind_addr(&address).map_err(|it| it.to_string())?;
-        let _ = notify.set_read_timeout(Some(LOOK_EVERY));
+        let hears = Hears::bind(&name).map_err(|it| it.to_string())?;
         let mut words: Vec<_> = words.iter().map(std::ffi::OsStr::new).collect();
         words.extend(["--config".as_ref(), config.as_os_str()]);
         let process = Self::start(&words, log, Some(&format!("@{name}")))?;
         let begun = Instant::now();
-        let mut told = [0; 256];
         while begun.elapsed() < READY_WITHIN {
-            match notify.recv(&mut told) {
-                Ok(len) if told.get(..len).is_some_and(|it| it.starts_with(b"READY=1")) => {
-                    return Ok(process);
-                }
-                _ if !process.is_alive() => {
-                    return Err(format!("{} ended: {}", process.does, last_words(log)));
-                }
-                _ => {}
+            if hears.ready_of(process.pid) {
+                return Ok(process);
+            }
+            if !process.is_alive() {
+                return Err(format!("{} ended: {}", process.does, last_words(log)));
             }
         }
         process.end();
@@ -126,6 +123,34 @@ impl Process {
                 std::thread::sleep(LOOK_EVERY);
             }
         }
+    }
+}
+
+/// Where a process says that it is ready (sd_notify(3)). Every user can find the
+/// socket and send what they like; who did, the kernel says.
+struct Hears(UnixDatagram);
+
+impl Hears {
+    fn bind(name: &str) -> io::Result<Self> {
+        let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(name)?)?;
+        setsockopt(&socket, sockopt::PassCred, &true)?;
+        socket.set_read_timeout(Some(LOOK_EVERY))?;
+        Ok(Self(socket))
+    }
+
+    /// Whether the next message, if there is one in a moment, is that of `pid`.
+    fn ready_of(&self, pid: i32) -> bool {
+        let mut told = [0; 256];
+        let mut parts = [IoSliceMut::new(&mut told)];
+        let mut control = nix::cmsg_space!(UnixCredentials);
+        let (fd, flags) = (self.0.as_raw_fd(), MsgFlags::MSG_CMSG_CLOEXEC);
+        let Ok(message) = recvmsg::<()>(fd, &mut parts, Some(&mut control), flags) else {
+            return false;
+        };
+        let is_its = message.cmsgs().is_ok_and(|mut all| {
+            all.any(|it| matches!(it, ScmCredentials(sender) if sender.pid() == pid))
+        });
+        is_its && (message.iovs().next()).is_some_and(|it| it.starts_with(b"READY=1"))
     }
 }
 

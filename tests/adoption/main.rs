@@ -15,14 +15,16 @@
 mod common;
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, umount2};
 
-use common::host::{BINARY, Host, Setup, wait_for};
+use common::host::{BINARY, Host, Running, Setup, wait_for};
 use common::http::{V4, get, token};
 use common::login::Runtime;
 use common::net::in_network;
@@ -291,9 +293,48 @@ fn a_step_that_fails_changes_nothing_or_is_undone() {
     });
 }
 
+/// Tells everybody who waits for a process that it is ready, without end.
+const FORGER: &str = "
+import socket
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+print('forging', flush=True)
+while True:
+    with open('/proc/net/unix') as sockets:
+        names = [line.split()[-1] for line in sockets if '@imdsfw-adoption-' in line]
+    for name in names:
+        for _ in range(50):
+            try:
+                s.sendto(b'READY=1', socket.MSG_DONTWAIT, chr(0) + name[1:])
+            except OSError:
+                break
+";
+
+#[test]
+fn nobody_else_says_that_the_daemon_is_ready() {
+    with_host(|host| {
+        let before = host.seen();
+        let mut forger = Command::new("/usr/bin/python3");
+        forger.args(["-Ic", FORGER]).uid(ALICE.uid).gid(ALICE.gid);
+        let forger = forger.stdout(Stdio::piped()).spawn().unwrap();
+        let mut forger = Running(forger);
+        let said = forger.0.stdout.take().unwrap();
+        assert_eq!(
+            BufReader::new(said).lines().next().unwrap().unwrap(),
+            "forging"
+        );
+        // Somebody has the port: it ends, and never is.
+        let taken = listen("127.0.0.1:253".parse().unwrap());
+        host.fails("enable --observe --confirm 1m", "ended:");
+        assert_eq!(host.seen(), before);
+        drop(taken);
+        // And what it says itself is heard beside all that.
+        host.succeeds("enable");
+        host.succeeds("disable");
+    });
+}
+
 #[test]
 fn only_root_takes_steps() {
-    use std::os::unix::process::CommandExt as _;
     for words in ["enable", "confirm", "enforce", "disable"] {
         let copy = tempfile::tempdir_in("/tmp").unwrap();
         let binary = copy.path().join("imdsfw");
