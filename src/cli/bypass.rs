@@ -1,10 +1,13 @@
 //! `imdsfw bypass`.
 
+use std::fs::File;
 use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::Subcommand;
+use nix::fcntl::Flock;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
@@ -29,8 +32,9 @@ const LONGEST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// With `--hard`, the rules are out of the kernel for that time: every user
 /// reaches the service directly, unrecorded. That needs no daemon, no config
 /// and no log. `imdsfw rules watch` heeds it; where that does not run, a
-/// process `imdsfw-bypass` stays and puts the rules back. Either is also in the
-/// kernel log (`dmesg`).
+/// process `imdsfw-bypass` stays and puts the rules back, and where that is
+/// killed, a second one, `imdsfw-standby`. Either is also in the kernel log
+/// (`dmesg`).
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example: imdsfw bypass on --for 30m --reason \"ticket 4711\"")]
 pub(super) struct Args {
@@ -73,6 +77,15 @@ Examples:
         #[command(flatten)]
         config: ConfigArg,
     },
+    /// Do so where the process that was to do it is killed.
+    #[command(
+        hide = true,
+        after_help = "Started by `imdsfw bypass hold`. Example: none"
+    )]
+    StandBy {
+        #[command(flatten)]
+        config: ConfigArg,
+    },
 }
 
 pub(super) fn run(args: Args) -> Outcome {
@@ -105,11 +118,31 @@ pub(super) fn run(args: Args) -> Outcome {
         }
         Action::Off { order } => off(&order),
         Action::Hold { config } => {
-            let socket = config.control_socket().with_file_name("watch.sock");
-            watch::hold(socket)?;
+            let mut second = Command::new("/proc/self/exe");
+            second.args(["bypass", "stand-by", "--config"]);
+            second.arg(&config.config);
+            watch::hold(post(&config), second)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Action::StandBy { config } => {
+            watch::stand_by(post(&config))?;
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Where the daemon hears of it.
+fn post(config: &ConfigArg) -> PathBuf {
+    config.control_socket().with_file_name("watch.sock")
+}
+
+/// So that of two at once one comes after the other.
+fn order_alone() -> Result<Flock<File>, String> {
+    let failed = |error| format!("nothing was changed: /run cannot be written: {error}");
+    let order = watch::order().map_err(failed)?;
+    order.ok_or_else(|| {
+        "nothing was changed: another `imdsfw bypass` is under way, and does not end".to_owned()
+    })
 }
 
 fn hard(time: Duration, reason: &str, args: &OrderArgs) -> Outcome {
@@ -119,6 +152,7 @@ fn hard(time: Duration, reason: &str, args: &OrderArgs) -> Outcome {
     if time > LONGEST || reason.trim().is_empty() {
         return Err("expected a reason, and a time of at most seven days".into());
     }
+    let _alone = order_alone()?;
     let bypass = HardBypass::new(time.as_secs(), reason.to_owned())?;
     let failed = |error| format!("nothing was changed: /run cannot be written: {error}");
     bypass.write().map_err(failed)?;
@@ -194,7 +228,9 @@ fn heeded(loaded: bool) -> bool {
 }
 
 fn off(args: &OrderArgs) -> Outcome {
-    let was_hard = geteuid().is_root() && HardBypass::lift()?;
+    let is_root = geteuid().is_root();
+    let _alone = is_root.then(order_alone).transpose()?;
+    let was_hard = is_root && HardBypass::lift()?;
     if was_hard && !heeded(true) {
         return Err(
             "the hard bypass is off, and nobody has put the rules back; do so now with \

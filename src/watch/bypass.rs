@@ -13,17 +13,26 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
 
 use crate::control::clock::{boot_id, in_seconds, on_the_wall, until};
 use crate::control::{By, Peer};
 use crate::ids::Uid;
+use crate::lock::lock;
 use crate::token::Moment;
 use crate::utc;
 
 /// Not in a directory of anybody's but root's, whatever the config says.
 const PATH: &str = "/run/imdsfw-bypass.json";
 const BYTES_MAX: u64 = 64 * 1024;
+/// One order at a time, from the file to the rules.
+const ORDERS: &str = "/run/imdsfw-bypass.lock";
+/// For the one before to be carried out.
+const ORDERED_WITHIN: Duration = Duration::from_secs(20);
+/// Held by whoever has taken the rules out, until they are back.
+const RULES: &str = "/run/imdsfw-bypass-rules.lock";
+const BACK_WITHIN: Duration = Duration::from_secs(10);
 
 /// What the file says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,6 +111,18 @@ impl HardBypass {
         let is_here = !self.boot_id.is_empty() && self.boot_id == boot_id();
         is_here && self.network == network && !self.left().is_zero()
     }
+}
+
+/// Orders are given and taken back one after the other; `None` where the one
+/// before does not come to an end.
+pub fn order() -> io::Result<Option<Flock<File>>> {
+    lock(Path::new(ORDERS), ORDERED_WITHIN)
+}
+
+/// What is taken out, nobody else takes out or puts back meanwhile; `None`
+/// where somebody has, and does not put it back.
+pub(super) fn hold_rules() -> io::Result<Option<Flock<File>>> {
+    lock(Path::new(RULES), BACK_WITHIN)
 }
 
 fn read(path: &Path) -> io::Result<HardBypass> {

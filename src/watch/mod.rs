@@ -27,8 +27,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use crate::config::{Backend, Config};
 use crate::intercept::{self, Drift, InterceptError, RuleSet};
 use crate::notify::Manager;
-pub use bypass::{HardBypass, proclaim};
-pub use hold::{OUT, hold};
+pub use bypass::{HardBypass, order, proclaim};
+pub use hold::{OUT, hold, stand_by};
 
 use changes::{Changes, Seen};
 use held::Held;
