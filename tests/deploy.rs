@@ -224,7 +224,8 @@ fn the_defaults_of_units_and_program_agree() {
         [
             format!("127.0.0.1:{port}"),
             format!("[::1]:{port}"),
-            watcher
+            watcher,
+            beside_control("root.sock"),
         ]
     );
     // Everybody may knock there, and is recorded; who is heard, the daemon says.

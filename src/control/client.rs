@@ -6,6 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::unistd::geteuid;
+
 use super::protocol::{
     ANSWER_MAX, Answer, Ask, Question, Refused, Reply, VERSION, Why, framed, length,
 };
@@ -64,10 +66,26 @@ pub fn ask(socket: &Path, ask: Ask) -> Result<Reply, AskError> {
     }
 }
 
+/// Where root alone can connect, beside the socket of everybody: nobody else
+/// can be in front of it there.
+pub fn root_socket(socket: &Path) -> PathBuf {
+    socket.with_file_name("root.sock")
+}
+
+/// A daemon may have none for root alone, as from a service manager that knows
+/// of none.
+fn connect(socket: &Path) -> io::Result<UnixStream> {
+    if geteuid().is_root()
+        && let Ok(stream) = UnixStream::connect(root_socket(socket))
+    {
+        return Ok(stream);
+    }
+    UnixStream::connect(socket)
+}
+
 fn ask_once(socket: &Path, frame: &[u8]) -> Result<Reply, AskError> {
     let failed = |error| AskError::Failed(socket.into(), error);
-    let mut stream =
-        UnixStream::connect(socket).map_err(|error| AskError::NoDaemon(socket.into(), error))?;
+    let mut stream = connect(socket).map_err(|error| AskError::NoDaemon(socket.into(), error))?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
     stream.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
     // Refused before it was heard, it has its answer all the same.

@@ -28,7 +28,7 @@ mod status;
 
 pub use acceptor::{Acceptor, Peer};
 pub(crate) use client::login;
-pub use client::{AskError, ask};
+pub use client::{AskError, ask, root_socket};
 pub use desk::{Desk, Parts};
 pub use follow::follow;
 pub use grants::{Kept, ahead_of};

@@ -3,7 +3,9 @@
 //! Root is answered. Anybody else is where the config lets users ask for
 //! their own verdict, and for that alone; every other question is refused and
 //! recorded. Whatever comes, and however much of it, no more than a few
-//! connections are open at once, each for a moment, with little memory.
+//! connections are open at once, each for a moment, with little memory. Where
+//! everybody may connect, others can be in front of root; so root has a socket
+//! of its own as well.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +31,7 @@ const ASKED_WITHIN: Duration = Duration::from_secs(2);
 /// For an answer to be taken.
 const TAKEN_WITHIN: Duration = Duration::from_secs(5);
 
-/// Answers for as long as the daemon lives.
+/// Answers on one socket for as long as the daemon lives.
 pub async fn serve(mut acceptor: Acceptor, desk: Arc<Desk>) {
     let places = [PLACES, PLACES, PARTINGS].map(|places| Arc::new(Semaphore::new(places)));
     let [of_root, of_users, partings] = places;

@@ -14,6 +14,7 @@ use super::StartError;
 use crate::caller::witness;
 use crate::config::sinks::{STREAM, SinkTarget};
 use crate::config::{Config, MetricsAt};
+use crate::control;
 use crate::ids::MetadataAddr;
 use crate::intercept::{Marks, RuleSet};
 use crate::metrics;
@@ -46,6 +47,8 @@ pub(super) struct Sockets {
     pub(super) witness: Option<UnixListener>,
     /// For root's orders, as well.
     pub(super) control: Option<UnixListener>,
+    /// For the same where nobody else can connect, as well.
+    pub(super) root: Option<UnixListener>,
     /// For whoever reads metrics, as well.
     pub(super) metrics: Option<metrics::Listener>,
     /// For those who follow the log, as well, and where.
@@ -66,6 +69,7 @@ impl Sockets {
             post: None,
             witness: None,
             control: None,
+            root: None,
             metrics: None,
             streams: Vec::new(),
         })
@@ -84,6 +88,7 @@ impl Sockets {
             post: None,
             witness: None,
             control: None,
+            root: None,
             metrics: None,
             streams: Vec::new(),
         };
@@ -94,6 +99,12 @@ impl Sockets {
                 sockets.witness = Some(fd.into());
             } else if listens_at(&fd, &config.control_socket, Type::STREAM) {
                 sockets.control = Some(fd.into());
+            } else if listens_at(
+                &fd,
+                &control::root_socket(&config.control_socket),
+                Type::STREAM,
+            ) {
+                sockets.root = Some(fd.into());
             } else if let Some(fetched) = fetched_at(&fd, config) {
                 sockets.metrics = Some(fetched(fd));
             } else if let Some(path) = streams(config).find(|it| listens_at(&fd, it, Type::STREAM))

@@ -108,7 +108,7 @@ pub(super) fn serve(ready: Ready) -> Result<(), StartError> {
             let serving = metrics::serve(listener, process, sources);
             tokio::spawn(serving.map_err(StartError::Runtime)?);
         }
-        if let Some(control) = control {
+        for control in control {
             tokio::spawn(control::serve(control, Arc::clone(&desk)));
         }
         if config.policy.watch {

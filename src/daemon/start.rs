@@ -18,7 +18,7 @@ use crate::caller::names::{self, Names};
 use crate::caller::{self, Callers};
 use crate::config::sinks::SinkTarget;
 use crate::config::{self, Config, LoadedPolicy, MetricsAt, load_policy};
-use crate::control::{Acceptor, Snapshot, Store, clock};
+use crate::control::{self, Acceptor, Snapshot, Store, clock};
 use crate::diagnose::{Diagnostics, Style};
 use crate::ids;
 use crate::intercept::{self, Drift, RuleSet};
@@ -43,7 +43,7 @@ pub(super) struct Ready<'a> {
     pub(super) path: PathBuf,
     pub(super) policy: Found,
     /// Where root's orders come in.
-    pub(super) control: Option<Acceptor>,
+    pub(super) control: Vec<Acceptor>,
     pub(super) store: Store,
     pub(super) listeners: Vec<Listener>,
     /// Where the watcher of the rules reports.
@@ -98,6 +98,10 @@ pub(super) fn start<'a>(config: &'a Config, path: &Path) -> Result<Ready<'a>, St
         Some(control) => Some(control),
         None => control(config, is_root)?,
     };
+    let root = match sockets.root {
+        Some(root) => Some(root),
+        None => root_control(config, is_root)?,
+    };
     let metrics = match sockets.metrics {
         Some(metrics) => Some(metrics),
         None => metrics(config, gid),
@@ -134,8 +138,12 @@ pub(super) fn start<'a>(config: &'a Config, path: &Path) -> Result<Ready<'a>, St
         .map_err(StartError::SockDiag)?;
     let post = post.map(|post| Acceptor::new(post, ids::Uid::ROOT));
     let post = post.transpose().map_err(StartError::Runtime)?;
-    let control = control.map(Acceptor::open);
-    let control = control.transpose().map_err(StartError::Runtime)?;
+    let control = control.into_iter().map(Acceptor::open);
+    let root = root.into_iter();
+    let control: Result<_, _> = control
+        .chain(root.map(|root| Acceptor::new(root, ids::Uid::ROOT)))
+        .collect();
+    let control = control.map_err(StartError::Runtime)?;
     let signals = Signals::catch().map_err(StartError::Runtime)?;
     drop(within);
     let manager = Manager::connect();
@@ -351,6 +359,19 @@ fn control(config: &Config, is_root: bool) -> Result<Option<UnixListener>, Start
             tracing::warn!(path = %path.display(), %error, "no order can be given");
             Ok(None)
         }
+    }
+}
+
+/// Where they come in whatever stands before the other socket. Without root it
+/// could not be root's, who asks at the other one then.
+fn root_control(config: &Config, is_root: bool) -> Result<Option<UnixListener>, StartError> {
+    if !is_root {
+        return Ok(None);
+    }
+    let path = control::root_socket(&config.control_socket);
+    match guards::listen_for_own_user(&path) {
+        Ok(root) => Ok(Some(root)),
+        Err(error) => Err(StartError::Control(path, error)),
     }
 }
 
