@@ -9,7 +9,7 @@
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -96,31 +96,35 @@ pub fn stand_by(daemon: PathBuf) -> Result<(), String> {
 }
 
 /// The process that stands by.
-struct Second(ChildStdin);
+struct Second {
+    process: Child,
+    word: ChildStdin,
+}
 
 impl Second {
     fn start(mut command: Command) -> Result<Self, String> {
-        let mut child = command
+        let mut process = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // Whoever started this one waits for the end of its own.
             .stderr(Stdio::null())
             .spawn()
             .map_err(|error| error.to_string())?;
-        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+        let (Some(word), Some(stdout)) = (process.stdin.take(), process.stdout.take()) else {
             return Err("it has no pipes".into());
         };
         let mut said = String::new();
         let _ = BufReader::new(stdout).read_line(&mut said);
         match said.trim_end() == KNOWN {
-            true => Ok(Self(stdin)),
+            true => Ok(Self { process, word }),
             false => Err("it does not know the rules".into()),
         }
     }
 
     /// There is nothing left to do.
     fn dismiss(mut self) {
-        let _ = self.0.write_all(b"\n");
+        let _ = self.word.write_all(b"\n");
+        let _ = self.process.wait();
     }
 }
 
