@@ -101,10 +101,18 @@ fn asked_at(user: User, host: &Host, socket: &str, json: &str) -> Output {
         try: s.sendall(len(j).to_bytes(4, 'big') + j)\nexcept OSError: pass\n\
         b = b''\nwhile True:\n  c = s.recv(65536)\n  if not c: break\n  b += c\n\
         print(b[4:].decode())\n";
-    let mut python = Command::new("/usr/bin/python3");
-    python.args(["-Ic", script]).arg(host.path(socket));
-    python.arg(json).uid(user.uid).gid(user.gid);
-    python.output().unwrap()
+    let mut python = python_of(user, script);
+    python.arg(host.path(socket)).arg(json).output().unwrap()
+}
+
+/// Another user from its exec on: until then it holds every socket of this
+/// process, those of other tests' roots as well.
+fn python_of(user: User, script: &str) -> Command {
+    let mut setpriv = Command::new("setpriv");
+    setpriv.args(["--clear-groups", "--reuid", &user.uid.to_string()]);
+    setpriv.args(["--regid", &user.gid.to_string()]);
+    setpriv.args(["/usr/bin/python3", "-Ic", script]);
+    setpriv
 }
 
 #[test]
@@ -288,9 +296,8 @@ fn however_many_users_crowd_before_it_root_is_answered_at_once() {
         let host = Host::start(net, &setup("control.own_verdict = true"));
         let crowd: Vec<_> = (0..2)
             .map(|_| {
-                let mut python = Command::new("/usr/bin/python3");
-                python.args(["-Ic", CROWD]).arg(host.path("control.sock"));
-                python.uid(ALICE.uid).gid(ALICE.gid).stdout(Stdio::piped());
+                let mut python = python_of(ALICE, CROWD);
+                python.arg(host.path("control.sock")).stdout(Stdio::piped());
                 let mut crowd = Running(python.spawn().unwrap());
                 let said = crowd.0.stdout.take().unwrap();
                 let said = BufReader::new(said).lines().next().unwrap().unwrap();

@@ -287,9 +287,10 @@ fn reloads_under_load_fail_no_request_and_every_record_is_of_a_whole_policy() {
                         // What every policy there is allows everybody.
                         let path = "/latest/meta-data/ami-id";
                         assert_eq!(get(user, V4, path, Some(&token)).status, 200);
-                        let status = get(user, V4, CREDENTIALS, Some(&token)).status;
-                        assert!(status == 200 || status == 403, "{status}");
-                        assert!(user != ROOT || status == 200);
+                        let answer = get(user, V4, CREDENTIALS, Some(&token));
+                        let (status, said) = (answer.status, answer.body);
+                        assert!(status == 200 || status == 403, "{status} {said}");
+                        assert!(user != ROOT || status == 200, "{said}");
                         asked.fetch_add(2, Ordering::SeqCst);
                     }
                 });
