@@ -39,7 +39,7 @@ impl Lines {
 
     /// Adds a record, an object whole but for its number and what it hangs on.
     pub(super) fn add(&mut self, record: &[u8], traits: Traits, head: &mut Option<Link>) {
-        let seq = head.map_or(0, |head| head.seq) + 1;
+        let seq = head.map_or(0, |head| head.seq).saturating_add(1);
         let start = self.open(record, Some(seq));
         self.bytes.extend_from_slice(b",\"prev\":");
         match head {

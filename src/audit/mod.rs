@@ -19,6 +19,7 @@ pub mod reading;
 mod recent;
 mod record;
 mod request;
+mod resume;
 mod rotate;
 mod sink;
 mod tally;
@@ -30,7 +31,7 @@ mod writing;
 pub use chain::{Digest, Link};
 #[cfg(any(test, fuzzing))]
 pub(crate) use file::repair;
-pub use head::read as read_head;
+pub use head::{Head, read as read_head};
 pub use histogram::Histogram;
 pub use host::{Host, InstanceFacts};
 pub use life::{Principal, Sighting, Standing as CredentialsLife, Why as Stale};
