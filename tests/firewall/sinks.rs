@@ -1,6 +1,9 @@
 //! Sinks beside the log, inside the real daemon's sandbox: each gets what it
 //! asks for, and none holds the log or another.
 
+mod hostile;
+mod rsyslog;
+
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
