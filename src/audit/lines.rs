@@ -136,3 +136,25 @@ impl Lines {
         other.iter().for_each(|line| self.push(line));
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::record::Event;
+    use super::*;
+
+    /// These records, as those of requests.
+    pub(in super::super) fn lines(records: &[&serde_json::Value]) -> Lines {
+        let traits = Traits {
+            event: Event::Request,
+            reason: None,
+            decision: None,
+            class: None,
+            uid: None,
+        };
+        let (mut lines, mut head) = (Lines::default(), None);
+        for record in records {
+            lines.add(record.to_string().as_bytes(), traits, &mut head);
+        }
+        lines
+    }
+}

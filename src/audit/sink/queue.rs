@@ -89,6 +89,11 @@ impl Queue {
         }
     }
 
+    /// Counts what was taken, and did not arrive.
+    pub(super) fn lose(&self, count: u64) {
+        self.state().lost += count;
+    }
+
     /// Gives what was lost, once.
     pub(super) fn take_lost(&self) -> u64 {
         std::mem::take(&mut self.state().lost)
