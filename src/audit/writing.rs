@@ -424,7 +424,7 @@ impl Writing {
             return;
         }
         let mut lines = Lines::default();
-        aside.each(|record, traits| lines.add_aside(record, traits));
+        aside.each(|record, traits| lines.add_aside(record, traits, 1));
         self.feed(&Arc::new(lines));
     }
 
