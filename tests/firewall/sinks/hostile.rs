@@ -75,21 +75,27 @@ fn read(line: &str) -> Value {
     serde_json::from_str(line).unwrap()
 }
 
-/// Mallory asks for credentials, and for nonsense.
-fn ask(host: &Host) {
+/// Mallory asks for credentials until the witness has seen her program in
+/// time, and then for nonsense; how many records there are of it.
+fn ask(host: &Host) -> usize {
     let program = host.path(".").join(OsStr::from_bytes(PROGRAM));
     fs::copy("/usr/bin/curl", &program).unwrap();
-    let mut curl = Command::new(program);
-    curl.arg0(FORGED).args(["-s", "-A", AGENT, "-H"]);
-    curl.arg(format!(
-        "X-aws-ec2-metadata-token: {}",
-        token(MALLORY, V4, 60)
-    ));
-    curl.arg(format!("http://169.254.169.254{CREDENTIALS}"));
-    let output = curl.uid(MALLORY.uid).gid(MALLORY.gid).output().unwrap();
-    assert!(output.status.success(), "{output:?}");
+    let token = token(MALLORY, V4, 60);
+    let mut sent = 1;
+    wait_for("the program to be known", || {
+        let mut curl = Command::new(&program);
+        curl.arg0(FORGED).args(["-s", "-A", AGENT, "-H"]);
+        curl.arg(format!("X-aws-ec2-metadata-token: {token}"));
+        curl.arg(format!("http://169.254.169.254{CREDENTIALS}"));
+        let output = curl.uid(MALLORY.uid).gid(MALLORY.gid).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        sent += 1;
+        let record = host.records(sent).pop().unwrap();
+        record["caller"]["exe"].is_string().then_some(())
+    });
     let head = [b"GET ", TARGET, b" HTTP/1.1\r\nHost: x\r\n\r\n"];
     assert_eq!(raw(MALLORY, V4, &head.concat()).status, 400);
+    sent + 1
 }
 
 #[test]
@@ -122,19 +128,18 @@ fn what_a_user_makes_up_is_one_record_in_every_sink_and_says_what_the_log_says()
         daemon.stdout(fs::File::create(&stdout).unwrap());
         host.start_daemon_by(daemon);
         let follower = UnixStream::connect(&stream).unwrap();
-        ask(&host);
-        host.records(3);
+        let sent = ask(&host);
+        host.records(sent);
         host.stop_daemon();
 
         // What she made up forged no record, and is in those of hers.
         let log = fs::read_to_string(host.path("log/audit.jsonl")).unwrap();
         log.lines().for_each(one_line);
         let records = host.audit();
-        let asked = host.records(3);
-        assert_eq!(asked.len(), 3);
+        let asked = host.records(sent);
+        assert_eq!(asked.len(), sent);
         assert!(asked.iter().all(|it| it["caller"]["uid"] == MALLORY.uid));
-        let refused = asked.iter().find(|it| it["status"] == 403).unwrap();
-        let caller = &refused["caller"];
+        let caller = &asked[sent - 2]["caller"];
         let exe = caller["exe"].as_str().unwrap();
         assert!(exe.contains("/c\\x0a\"]<xmp>\\x1b[2J"), "{exe}");
         assert_eq!(caller["user"], NAME, "{caller}");
