@@ -5,6 +5,7 @@
 //! and the count is written once writing works again. Nothing may be dropped
 //! without being counted.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +20,7 @@ use super::denials::{Denial, Denials};
 use super::host::{Host, InstanceFacts};
 use super::id::Ids;
 use super::life::{self, Life};
+use super::plain::harmless;
 use super::record::{Body, Event, EventBody, Traits};
 use super::request::HeldBack;
 use super::sink::Sink;
@@ -319,7 +321,14 @@ impl Log {
         ] {
             record.extend_from_slice(part.as_bytes());
         }
-        record
+        // Names, as a directory has them, may hold more than JSON escapes.
+        if record.is_ascii() && memchr::memchr(0x7f, &record).is_none() {
+            return record;
+        }
+        match str::from_utf8(&record).map(harmless) {
+            Ok(Cow::Owned(harmless)) => harmless.into_bytes(),
+            _ => record,
+        }
     }
 
     /// `stands_for` counts, where the record is lost.
