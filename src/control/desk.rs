@@ -277,7 +277,7 @@ impl Desk {
     }
 
     fn reject(&self, found: &Diagnostics, from: From, by: Option<By>) -> Reply {
-        let shown = found.render(Style::Plain);
+        let shown = found.brief();
         tracing::error!("the policy is refused, and the one that runs stays:\n{shown}");
         let running = Arc::clone(self.standing.orders().base.hash());
         record_rejected(&self.log, found, from, by, &running);

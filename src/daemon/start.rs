@@ -19,7 +19,7 @@ use crate::caller::{self, Callers};
 use crate::config::sinks::SinkTarget;
 use crate::config::{self, Config, LoadedPolicy, MetricsAt, load_policy};
 use crate::control::{Acceptor, Snapshot, Store, clock};
-use crate::diagnose::{Diagnostics, Style};
+use crate::diagnose::Diagnostics;
 use crate::ids;
 use crate::intercept::{self, Drift, RuleSet};
 use crate::limits::Owners;
@@ -270,7 +270,7 @@ pub(super) struct Refused {
 fn load(config: &Config) -> Result<Found, Refused> {
     let mut found = Diagnostics::new();
     let loaded = load_policy(config, &mut found);
-    let shown = found.render(Style::Plain);
+    let shown = found.brief();
     match loaded {
         Some(loaded) => {
             if !shown.is_empty() {

@@ -181,6 +181,16 @@ impl Diagnostics {
     pub fn render(&self, style: Style) -> String {
         render::render(&self.found, style)
     }
+
+    /// The same for a log, as many as a record may hold.
+    pub fn brief(&self) -> String {
+        let (found, omitted) = self.for_record();
+        let mut text = render::render(&found, Style::Plain);
+        if omitted > 0 {
+            text += &format!("\nand {omitted} more: `imdsfw check` shows all of them\n");
+        }
+        text
+    }
 }
 
 impl fmt::Display for Diagnostics {
