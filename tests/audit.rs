@@ -91,6 +91,10 @@ fn nothing_that_a_record_says_steers_a_terminal() {
     let mut event = json!({ "time": HOSTILE, "event": "rules.drift", "detail": { "by": HOSTILE } });
     event["seq"] = 4.into();
     let log = Log::new(&[record(1, HOSTILE, path, Some(KEY)), malformed, event]);
+    // And a line that is no text at all, which only the count tells of.
+    let mut file = File::options().append(true).open(log.path()).unwrap();
+    file.write_all(b"{\"time\":\"\xff\x1b[2J\",\"event\":\"x\"}\n")
+        .unwrap();
     for words in [
         &["query"][..],
         &["query", "--json"],
@@ -136,6 +140,9 @@ fn nothing_that_a_record_says_steers_a_terminal() {
     for _ in 0..3 {
         harmless(tail.next().trim_end());
     }
+    log.append(&[record(5, "behind", path, None)]);
+    let next = tail.next();
+    assert!(next.contains("behind"), "{next}");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, SystemTime};
 
 use imdsfw::audit::Digest;
 use serde_json::{Value, json};
@@ -61,8 +62,13 @@ impl Log {
         self.dir.path().join("audit.jsonl")
     }
 
+    /// Writes a file, as nobody has touched it for long.
     fn write(&self, name: &str, text: &str) {
-        fs::write(self.dir.path().join(name), text).unwrap();
+        let path = self.dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        let file = fs::File::options().write(true).open(path).unwrap();
+        let before = SystemTime::now() - Duration::from_secs(3600);
+        file.set_modified(before).unwrap();
     }
 
     fn verify(&self, more: &[&str]) -> Output {
@@ -254,7 +260,7 @@ fn a_file_cut_inside_a_record_is_named_and_one_being_written_is_not() {
     let rest = text[text.len() - 40..].to_owned();
     let path = log.path();
     let writer = std::thread::spawn(move || {
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        std::thread::sleep(Duration::from_millis(100));
         append(&path, &rest);
     });
     // The head is of before: so it is while records come.
@@ -322,4 +328,149 @@ fn no_log_and_a_broken_head_are_no_whole_log() {
         said.contains("the head of the chain cannot be read"),
         "{said}"
     );
+}
+
+#[test]
+fn a_log_that_does_not_hold_its_head_is_not_whole() {
+    let lines = chain(100);
+    let log = Log::new(&lines[..50]);
+    log.write("audit.jsonl", &whole(&lines[70..]));
+    assert_eq!(
+        log.problems(),
+        ["audit.jsonl:1: records #50 to #70 are missing before this line"]
+    );
+    // All up to the head was rotated and removed: the chain hangs on it.
+    log.write("audit.jsonl", &whole(&lines[50..]));
+    let output = log.verify(&[]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(
+        said.ends_with(", up to the head of the chain and 50 behind it\n"),
+        "{said}"
+    );
+    // The daemon has ended there.
+    let head = json!({ "seq": 50, "hash": Digest::of(lines[49].as_bytes()), "ended": true });
+    fs::write(log.dir.path().join("state/chain-head"), head.to_string()).unwrap();
+    let said = "audit.jsonl:50: records #51 to #100 are behind the last of a daemon that had ended";
+    assert_eq!(log.problems(), [said]);
+}
+
+#[test]
+fn neither_clocks_nor_copies_nor_names_tell_the_order() {
+    let mut lines = chain(100);
+    let log = Log::new(&lines);
+    // The clock was set back between two rotations.
+    for line in &mut lines[..50] {
+        *line = line.replace("2026-11-21", "2026-11-22");
+    }
+    let lines = relinked(&lines);
+    let head = json!({ "seq": 100, "hash": Digest::of(lines[99].as_bytes()) });
+    fs::write(log.dir.path().join("state/chain-head"), head.to_string()).unwrap();
+    log.write("audit.jsonl.1", &whole(&lines[..50]));
+    log.write("audit.jsonl", &whole(&lines[50..]));
+    assert_eq!(
+        log.verify(&[]).status.code(),
+        Some(0),
+        "{:?}",
+        log.verify(&[])
+    );
+    // Copied, and not cut yet; from the beginning of the chain and in its middle.
+    log.write("audit.jsonl", &whole(&lines[50..]));
+    log.write("audit.jsonl.2", &whole(&lines[50..80]));
+    log.write("audit.jsonl.3", &whole(&lines[..50]));
+    assert_eq!(
+        log.verify(&[]).status.code(),
+        Some(0),
+        "{:?}",
+        log.verify(&[])
+    );
+    // What is only like it is told.
+    let mut other = lines[50..80].to_vec();
+    other[3] = other[3].replace("alice", "bob");
+    log.write("audit.jsonl.2", &whole(&other));
+    assert!(!log.problems().is_empty());
+}
+
+/// The same, each with the hash of the one before.
+fn relinked(lines: &[String]) -> Vec<String> {
+    let mut prev: Option<String> = None;
+    let relink = |line: &String| {
+        let mut record: Value = serde_json::from_str(line).unwrap();
+        record["prev"] = prev.take().into();
+        let line = record.to_string();
+        prev = Some(Digest::of(line.as_bytes()).to_string());
+        line
+    };
+    lines.iter().map(relink).collect()
+}
+
+#[test]
+fn a_log_that_is_cut_while_one_looks_is_looked_at_again() {
+    let lines = chain(100);
+    let log = Log::new(&lines);
+    fs::write(log.path(), whole(&lines[..90])).unwrap();
+    let path = log.path();
+    let rest = whole(&lines[90..]);
+    let writer = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(700));
+        append(&path, &rest);
+    });
+    let output = log.verify(&[]);
+    writer.join().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+#[test]
+fn records_of_before_there_was_a_chain_are_no_altered_ones() {
+    let bare = |line: &String| {
+        let mut record: Value = serde_json::from_str(line).unwrap();
+        record.as_object_mut().unwrap().remove("prev");
+        record.to_string()
+    };
+    let mut lines: Vec<_> = chain(100).iter().take(40).map(bare).collect();
+    for line in chain(100).iter().skip(40) {
+        let mut record: Value = serde_json::from_str(line).unwrap();
+        record["prev"] = Digest::of(lines.last().unwrap().as_bytes())
+            .to_string()
+            .into();
+        lines.push(record.to_string());
+    }
+    let log = Log::new(&lines);
+    let output = log.verify(&[]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(
+        said.contains("the first 40 records are of before there was a chain"),
+        "{said}"
+    );
+    // A record that has lost its place is another matter,
+    let whole_lines = lines.clone();
+    lines[60] = bare(&lines[60]);
+    log.write("audit.jsonl", &whole(&lines));
+    assert!(!log.problems().is_empty());
+    // and so is one missing before there was a chain.
+    let mut lines = whole_lines;
+    lines.remove(20);
+    log.write("audit.jsonl", &whole(&lines));
+    assert_eq!(
+        log.problems(),
+        ["audit.jsonl:21: record #21 is missing before this line"]
+    );
+}
+
+#[test]
+fn an_endless_line_and_a_pipe_are_no_part_of_a_log() {
+    let lines = chain(100);
+    let log = Log::new(&lines);
+    log.write(
+        "audit.jsonl.1",
+        &(whole(&lines[..50]) + &"x".repeat(3 << 20)),
+    );
+    log.write("audit.jsonl", &whole(&lines[50..]));
+    assert_eq!(log.problems(), ["audit.jsonl.1:51: this line is no record"]);
+    fs::remove_file(log.path()).unwrap();
+    let made = Command::new("mkfifo").arg(log.path()).status().unwrap();
+    assert!(made.success());
+    let output = log.verify(&[]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
 }

@@ -156,3 +156,20 @@ fn a_report_is_written_whole_and_never_through_a_link() {
     let said = String::from_utf8(empty.stderr).unwrap();
     assert!(said.contains("no record in this time"), "{said}");
 }
+
+/// Of every kind of record.
+#[test]
+fn what_changed_is_told_and_a_sinks_losses_are_not_the_logs() {
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/schema/examples.jsonl");
+    let output = report(examples.as_ref(), &[]);
+    let page = String::from_utf8(output.stdout).unwrap();
+    for needed in [
+        "12 records are missing from the log.",
+        "1 time the log was not as the daemon had left it.",
+        "2 times the service gave out credentials that it should have replaced.",
+        "why: rotation_missed",
+        "new: batch · old: web",
+    ] {
+        assert!(page.contains(needed), "{needed}");
+    }
+}

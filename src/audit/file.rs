@@ -11,8 +11,8 @@ use std::time::SystemTime;
 
 use super::chain::{Digest, Link};
 
-/// How far from its end a file is searched for the end of its last whole
-/// line; far more than any record.
+/// So much of a file's end is looked at for its last record; far more than any
+/// has.
 const TAIL: u64 = 1024 * 1024;
 /// How far from its beginning the time of its first record stands.
 const BEGIN: u64 = 256;
@@ -54,11 +54,11 @@ impl LogFile {
         Ok((log, last))
     }
 
-    /// Opens what has its name now.
-    pub(super) fn reopen(&mut self) -> io::Result<()> {
-        let (reopened, _) = Self::open(self.path.clone())?;
+    /// Opens what has its name now, and gives its last record.
+    pub(super) fn reopen(&mut self) -> io::Result<Option<Link>> {
+        let (reopened, last) = Self::open(self.path.clone())?;
         *self = reopened;
-        Ok(())
+        Ok(last)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -139,38 +139,64 @@ fn open(path: &Path) -> io::Result<File> {
 
 /// Cuts off what stands behind the last whole line; gives the last record.
 pub(crate) fn repair(file: &mut File) -> io::Result<Option<Link>> {
-    let (tail, from) = tail(file)?;
-    let whole = whole(&tail);
-    if whole.len() < tail.len() {
-        file.set_len(from + u64::try_from(whole.len()).map_err(io::Error::other)?)?;
+    let end = end(file)?;
+    if end < file.metadata()?.len() {
+        file.set_len(end)?;
     }
-    Ok(last_of(whole))
+    last_before(file, end)
 }
 
 /// The last whole record of a file, which is left as it is.
 pub(super) fn last(file: &mut File) -> io::Result<Option<Link>> {
-    Ok(last_of(whole(&tail(file)?.0)))
+    let end = end(file)?;
+    last_before(file, end)
 }
 
-/// The end of a file, and where that begins.
-fn tail(file: &mut File) -> io::Result<(Vec<u8>, u64)> {
-    let from = file.metadata()?.len().saturating_sub(TAIL);
+/// Where the last whole line ends. Behind it, a power failure may leave any
+/// number of zeros.
+fn end(file: &mut File) -> io::Result<u64> {
+    let mut end = file.metadata()?.len();
+    while end > 0 {
+        let (bytes, from) = before(file, end)?;
+        if let Some(at) = memchr::memrchr(b'\n', &bytes) {
+            return Ok(from + u64::try_from(at + 1).map_err(io::Error::other)?);
+        }
+        end = from;
+    }
+    Ok(0)
+}
+
+/// Where to begin in order to come by the record of this number: not long
+/// before it.
+pub(super) fn start_of(file: &mut File, seq: u64) -> io::Result<u64> {
+    let mut end = file.metadata()?.len();
+    while end > 0 {
+        let (bytes, from) = before(file, end)?;
+        // The first line may be only the end of one.
+        let mut lines = bytes.split(|byte| *byte == b'\n').skip(1);
+        if lines.find_map(link_of).is_some_and(|link| link.seq <= seq) {
+            return Ok(from);
+        }
+        end = from;
+    }
+    Ok(0)
+}
+
+fn last_before(file: &mut File, end: u64) -> io::Result<Option<Link>> {
+    let (bytes, _) = before(file, end)?;
+    Ok(bytes.rsplit(|byte| *byte == b'\n').find_map(link_of))
+}
+
+/// What stands before this place, and where that begins.
+fn before(file: &mut File, end: u64) -> io::Result<(Vec<u8>, u64)> {
+    let from = end.saturating_sub(TAIL);
     file.seek(SeekFrom::Start(from))?;
-    let mut tail = Vec::new();
-    file.take(TAIL).read_to_end(&mut tail)?;
-    Ok((tail, from))
+    let mut bytes = Vec::new();
+    file.take(end - from).read_to_end(&mut bytes)?;
+    Ok((bytes, from))
 }
 
-fn whole(tail: &[u8]) -> &[u8] {
-    let end = memchr::memrchr(b'\n', tail).map_or(0, |at| at + 1);
-    tail.get(..end).unwrap_or_default()
-}
-
-fn last_of(lines: &[u8]) -> Option<Link> {
-    lines.rsplit(|byte| *byte == b'\n').find_map(link_of)
-}
-
-fn link_of(line: &[u8]) -> Option<Link> {
+pub(super) fn link_of(line: &[u8]) -> Option<Link> {
     #[derive(serde::Deserialize)]
     struct Numbered {
         seq: u64,
@@ -215,6 +241,10 @@ mod tests {
         assert_eq!(opened(&foreign), (foreign.clone(), 8));
         assert_eq!(opened("{\"schema\":1,\"se"), (String::new(), 0));
         assert_eq!(opened(""), (String::new(), 0));
+        // As some file systems leave it after a power failure.
+        let zeros = "\0".repeat(3 * 1024 * 1024);
+        assert_eq!(opened(&format!("{whole}{zeros}")), (whole.into(), 8));
+        assert_eq!(opened(&zeros), (String::new(), 0));
     }
 
     #[test]

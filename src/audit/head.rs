@@ -11,18 +11,40 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use super::chain::Link;
 
 const NAME: &str = "chain-head";
 /// All heads are of one length, so that each covers the one before.
-const LEN: usize = 128;
+const LEN: usize = 160;
+
+/// What is kept of a log outside of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// A record, and all before it.
+    #[serde(flatten)]
+    pub link: Link,
+    /// It was the last, and the daemon has ended: none is behind it.
+    #[serde(default)]
+    pub ended: bool,
+}
 
 /// The file, open for as long as the daemon runs.
 pub(super) struct HeadFile(File);
 
+/// What an earlier run left there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    Nothing,
+    Head(Head),
+    /// It was damaged since.
+    Unreadable,
+}
+
 impl HeadFile {
-    /// Opens it, and gives what an earlier run left there.
-    pub(super) fn open(directory: &Path) -> io::Result<(Self, Option<Link>)> {
+    /// Opens it.
+    pub(super) fn open(directory: &Path) -> io::Result<(Self, Left)> {
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -31,11 +53,16 @@ impl HeadFile {
             .mode(0o600)
             .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK)
             .open(directory.join(NAME))?;
-        let kept = parse(&mut file)?;
-        Ok((Self(file), kept))
+        let left = match parse(&mut file) {
+            Ok(None) => Left::Nothing,
+            Ok(Some(head)) => Left::Head(head),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Left::Unreadable,
+            Err(error) => return Err(error),
+        };
+        Ok((Self(file), left))
     }
 
-    pub(super) fn save(&mut self, head: Link) -> io::Result<()> {
+    pub(super) fn save(&mut self, head: Head) -> io::Result<()> {
         let mut text = serde_json::to_vec(&head)?;
         text.resize(LEN - 1, b' ');
         text.push(b'\n');
@@ -48,7 +75,7 @@ impl HeadFile {
 ///
 /// # Errors
 /// What is there cannot be read, or is no head.
-pub fn read(directory: &Path) -> io::Result<Option<Link>> {
+pub fn read(directory: &Path) -> io::Result<Option<Head>> {
     let opened = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK)
@@ -60,13 +87,15 @@ pub fn read(directory: &Path) -> io::Result<Option<Link>> {
     }
 }
 
-fn parse(file: &mut File) -> io::Result<Option<Link>> {
+fn parse(file: &mut File) -> io::Result<Option<Head>> {
     let mut text = Vec::new();
     file.take(4096).read_to_end(&mut text)?;
     if text.is_empty() {
         return Ok(None);
     }
-    Ok(Some(serde_json::from_slice(&text)?))
+    let head = serde_json::from_slice(&text);
+    let no_head = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+    head.map(Some).map_err(no_head)
 }
 
 #[cfg(test)]
@@ -78,16 +107,25 @@ mod tests {
     fn the_last_head_is_the_one_that_is_read() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(read(dir.path()).unwrap(), None);
-        let (mut file, kept) = HeadFile::open(dir.path()).unwrap();
-        assert_eq!(kept, None);
-        for seq in [u64::MAX, 7] {
+        let (mut file, left) = HeadFile::open(dir.path()).unwrap();
+        assert_eq!(left, Left::Nothing);
+        let head = |seq, ended| {
             let hash = Digest::of(b"x");
-            file.save(Link { seq, hash }).unwrap();
-            assert_eq!(read(dir.path()).unwrap(), Some(Link { seq, hash }));
+            let link = Link { seq, hash };
+            Head { link, ended }
+        };
+        for head in [head(u64::MAX, false), head(7, true), head(8, false)] {
+            file.save(head).unwrap();
+            assert_eq!(read(dir.path()).unwrap(), Some(head));
         }
-        let (_, kept) = HeadFile::open(dir.path()).unwrap();
-        assert_eq!(kept.unwrap().seq, 7);
-        std::fs::write(dir.path().join(NAME), "{").unwrap();
+        let (_, left) = HeadFile::open(dir.path()).unwrap();
+        assert_eq!(left, Left::Head(head(8, false)));
+        // As a power failure may leave it; the next head heals it.
+        std::fs::write(dir.path().join(NAME), [0; LEN]).unwrap();
         assert!(read(dir.path()).is_err());
+        let (mut file, left) = HeadFile::open(dir.path()).unwrap();
+        assert_eq!(left, Left::Unreadable);
+        file.save(head(9, false)).unwrap();
+        assert_eq!(read(dir.path()).unwrap(), Some(head(9, false)));
     }
 }

@@ -19,6 +19,7 @@ struct Mark {
     end: usize,
     seq: Option<u64>,
     traits: Traits,
+    stands_for: u64,
 }
 
 /// One of them, without its end.
@@ -27,6 +28,8 @@ pub(super) struct Line<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) seq: Option<u64>,
     pub(super) traits: Traits,
+    /// How many records are lost with it.
+    pub(super) stands_for: u64,
 }
 
 impl Lines {
@@ -39,7 +42,7 @@ impl Lines {
 
     /// Adds a record, an object whole but for its number and what it hangs on.
     pub(super) fn add(&mut self, record: &[u8], traits: Traits, head: &mut Option<Link>) {
-        let seq = head.map_or(0, |head| head.seq) + 1;
+        let seq = head.map_or(0, |head| head.seq).saturating_add(1);
         let start = self.open(record, Some(seq));
         self.bytes.extend_from_slice(b",\"prev\":");
         match head {
@@ -53,14 +56,15 @@ impl Lines {
         self.bytes.push(b'}');
         let hash = Digest::of(self.bytes.get(start..).unwrap_or_default());
         *head = Some(Link { seq, hash });
-        self.close(Some(seq), traits);
+        self.close(Some(seq), traits, 1);
     }
 
-    /// Adds a record that is for a sink alone, and no part of the log.
-    pub(super) fn add_aside(&mut self, record: &[u8], traits: Traits) {
+    /// Adds a record that is for a sink alone, and no part of the log; it may
+    /// stand for many.
+    pub(super) fn add_aside(&mut self, record: &[u8], traits: Traits, stands_for: u64) {
         self.open(record, None);
         self.bytes.extend_from_slice(b",\"prev\":null}");
-        self.close(None, traits);
+        self.close(None, traits, stands_for);
     }
 
     /// All but the brace at the end; gives where it begins.
@@ -77,16 +81,21 @@ impl Lines {
         start
     }
 
-    fn close(&mut self, seq: Option<u64>, traits: Traits) {
+    fn close(&mut self, seq: Option<u64>, traits: Traits, stands_for: u64) {
         self.bytes.push(b'\n');
         let end = self.bytes.len();
-        self.marks.push(Mark { end, seq, traits });
+        self.marks.push(Mark {
+            end,
+            seq,
+            traits,
+            stands_for,
+        });
     }
 
     /// Copies a line.
     pub(super) fn push(&mut self, line: Line<'_>) {
         self.bytes.extend_from_slice(line.bytes);
-        self.close(line.seq, line.traits);
+        self.close(line.seq, line.traits, line.stands_for);
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -95,6 +104,12 @@ impl Lines {
 
     pub(super) fn len(&self) -> usize {
         self.marks.len()
+    }
+
+    /// How many records are lost with them.
+    pub(super) fn stand_for(&self) -> u64 {
+        let weights = self.marks.iter().map(|mark| mark.stands_for);
+        weights.fold(0, u64::saturating_add)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -111,6 +126,7 @@ impl Lines {
                 bytes,
                 seq: mark.seq,
                 traits: mark.traits,
+                stands_for: mark.stands_for,
             }
         })
     }
@@ -118,5 +134,27 @@ impl Lines {
     /// Adds all of other lines.
     pub(super) fn extend(&mut self, other: &Self) {
         other.iter().for_each(|line| self.push(line));
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::record::Event;
+    use super::*;
+
+    /// These records, as those of requests.
+    pub(in super::super) fn lines(records: &[&serde_json::Value]) -> Lines {
+        let traits = Traits {
+            event: Event::Request,
+            reason: None,
+            decision: None,
+            class: None,
+            uid: None,
+        };
+        let (mut lines, mut head) = (Lines::default(), None);
+        for record in records {
+            lines.add(record.to_string().as_bytes(), traits, &mut head);
+        }
+        lines
     }
 }

@@ -5,6 +5,7 @@
 //! and the count is written once writing works again. Nothing may be dropped
 //! without being counted.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +20,7 @@ use super::denials::{Denial, Denials};
 use super::host::{Host, InstanceFacts};
 use super::id::Ids;
 use super::life::{self, Life};
+use super::plain::harmless;
 use super::record::{Body, Event, EventBody, Traits};
 use super::request::HeldBack;
 use super::sink::Sink;
@@ -64,6 +66,7 @@ pub(super) struct Shared {
     pub(super) filled: Condvar,
     host: Host,
     ids: Ids,
+    has_sinks: bool,
     ending: AtomicBool,
     denials: OnceLock<Mutex<Denials>>,
     held: Mutex<HeldBack>,
@@ -74,6 +77,8 @@ pub(super) struct Shared {
 #[derive(Default)]
 pub(super) struct Queue {
     pub(super) batch: Batch,
+    /// What had no room in it, for sinks alone.
+    pub(super) aside: Batch,
     pub(super) lost: u64,
     /// Of the whole run.
     lost_in_all: u64,
@@ -130,18 +135,20 @@ impl Log {
     /// Opens the log and starts its writer. `run` is any random number; it
     /// keeps the ids of two runs apart.
     pub fn open(options: impl Into<Options>, host: Host, run: u32) -> io::Result<(Self, Writer)> {
+        let options = options.into();
         let log = Self(Arc::new(Shared {
             queue: Mutex::default(),
             filled: Condvar::new(),
             host,
             ids: Ids::new(run),
+            has_sinks: !options.sinks.is_empty(),
             ending: AtomicBool::new(false),
             denials: OnceLock::new(),
             held: Mutex::default(),
             tally: Tally::default(),
             life: Mutex::default(),
         }));
-        let mut writing = Writing::open(log.clone(), options.into())?;
+        let mut writing = Writing::open(log.clone(), options)?;
         let thread = std::thread::Builder::new()
             .name("imdsfw-audit".into())
             .spawn(move || writing.run())?;
@@ -314,7 +321,14 @@ impl Log {
         ] {
             record.extend_from_slice(part.as_bytes());
         }
-        record
+        // Names, as a directory has them, may hold more than JSON escapes.
+        if record.is_ascii() && memchr::memchr(0x7f, &record).is_none() {
+            return record;
+        }
+        match str::from_utf8(&record).map(harmless) {
+            Ok(Cow::Owned(harmless)) => harmless.into_bytes(),
+            _ => record,
+        }
     }
 
     /// `stands_for` counts, where the record is lost.
@@ -333,6 +347,10 @@ impl Log {
             let lost = if waiting.is_none() { stands_for } else { 0 };
             queue.lost += lost;
             queue.lost_in_all += lost;
+            let has_room = queue.aside.bytes.len() + record.len() <= QUEUE_MAX;
+            if self.0.has_sinks && waiting.is_none() && has_room {
+                queue.aside.push(&record, traits, None);
+            }
             return false;
         }
         let wakes = queue.batch.is_empty() || (waiting.is_some() && !queue.urgent);
@@ -376,6 +394,18 @@ impl Batch {
             traits,
             waiting,
         });
+    }
+
+    /// Hands out each record.
+    pub(super) fn each(&self, mut each: impl FnMut(&[u8], Traits)) {
+        let mut start = 0;
+        for entry in &self.entries {
+            each(
+                self.bytes.get(start..entry.end).unwrap_or_default(),
+                entry.traits,
+            );
+            start = entry.end;
+        }
     }
 
     pub(super) fn tell(self) {

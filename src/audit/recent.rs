@@ -26,17 +26,21 @@ impl Recent {
         }
     }
 
-    /// All behind this record, and how many behind it are not known any more.
-    pub(super) fn since(&self, seq: u64) -> (Lines, u64) {
+    /// All behind this record, which was not the last (`to` was), and how many
+    /// of them are not known any more. Of a log that holds nothing (0), what
+    /// was there is not known.
+    pub(super) fn since(&self, seq: u64, to: u64) -> (Lines, u64) {
         let mut lines = Lines::default();
-        let mut missing = 0;
+        let mut first = None;
         let behind = self.written.iter().flat_map(|it| it.iter());
         for line in behind.filter(|line| line.seq > Some(seq)) {
-            if lines.is_empty() && seq > 0 {
-                missing = line.seq.unwrap_or(0).saturating_sub(seq + 1);
-            }
+            first = first.or(line.seq);
             lines.push(line);
         }
+        let missing = match seq {
+            0 => 0,
+            _ => first.unwrap_or(to + 1).saturating_sub(seq + 1),
+        };
         (lines, missing)
     }
 }

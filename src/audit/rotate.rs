@@ -11,9 +11,11 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, renameat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::chain::Link;
 use super::file::{self, LogFile};
 use super::reading;
 use crate::config::Rotation;
@@ -32,8 +34,8 @@ pub(super) fn is_due(rotation: &Rotation, file: &LogFile) -> bool {
             || (!rotation.age.is_zero() && age() >= rotation.age))
 }
 
-/// Gives the log another name, and removes the oldest that are too many.
-pub(super) fn rotate(rotation: &Rotation, path: &Path) -> io::Result<PathBuf> {
+/// Gives the log another name.
+pub(super) fn rotate(path: &Path) -> io::Result<PathBuf> {
     let stamp: String = utc::rfc3339_micros(SystemTime::now())
         .chars()
         .filter(|it| !"-:".contains(*it))
@@ -42,21 +44,35 @@ pub(super) fn rotate(rotation: &Rotation, path: &Path) -> io::Result<PathBuf> {
     to.push(".");
     to.push(stamp);
     let to = PathBuf::from(to);
-    // Neither call of the standard library's is one that the sandbox has.
+    // Neither this nor `unlinkat` has a call in the standard library that the
+    // sandbox lets through.
     renameat(AT_FDCWD, path, AT_FDCWD, &to)?;
-    if rotation.keep > 0 {
-        let mut own = own(path)?;
-        own.sort();
-        let too_many = own.len().saturating_sub(rotation.keep);
-        for name in own.into_iter().take(too_many) {
-            unlinkat(
-                AT_FDCWD,
-                &path.with_file_name(name),
-                UnlinkatFlags::NoRemoveDir,
-            )?;
+    Ok(to)
+}
+
+/// Removes the oldest that are too many, but never `newest`: by their records,
+/// for the clock may have been ahead when the others got their names.
+pub(super) fn prune(rotation: &Rotation, path: &Path, newest: &Path) -> io::Result<()> {
+    if rotation.keep == 0 {
+        return Ok(());
+    }
+    let mut own: Vec<_> = own(path)?
+        .into_iter()
+        .map(|name| path.with_file_name(name))
+        .filter(|other| other != newest)
+        .map(|other| (reading::first_seq(&other).ok().flatten(), other))
+        .collect();
+    own.sort();
+    let too_many = (own.len() + 1).saturating_sub(rotation.keep);
+    let mut failed = Ok(());
+    for (_, other) in own.into_iter().take(too_many) {
+        match unlinkat(AT_FDCWD, &other, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            // The others all the same.
+            Err(error) => failed = Err(error.into()),
         }
     }
-    Ok(to)
+    failed
 }
 
 /// What was rotated away here before, compressed since or not.
@@ -93,33 +109,38 @@ fn is_stamp(rest: &[u8]) -> bool {
                 .any(|it| it.as_bytes() == end))
 }
 
-/// The number of the last record in what was rotated away last, whoever did
-/// it; `None` where there is nothing.
-pub(super) fn last_rotated(path: &Path) -> io::Result<Option<u64>> {
+/// Of what was rotated away here, whoever did it, the file with the last record
+/// of all, and that. By the records, again; only of what is compressed, which
+/// has to be read whole, no more than the last.
+pub(super) fn newest(path: &Path) -> io::Result<Option<(PathBuf, Link)>> {
     let mut looks = 0;
-    let (newest, mut opened) = loop {
-        let Some(newest) = reading::newest_rotated(path)? else {
-            return Ok(None);
-        };
-        match File::open(&newest) {
-            Ok(opened) => break (newest, opened),
-            // Compressed in between, it has another name.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && looks < LOOKS => looks += 1,
-            Err(error) => return Err(error),
+    'look: loop {
+        let mut newest: Option<(PathBuf, Link)> = None;
+        for (other, is_compressed) in reading::rotated(path)? {
+            let last = match is_compressed {
+                false => File::open(&other).and_then(|mut file| file::last(&mut file)),
+                true => last_compressed(&other),
+            };
+            match last {
+                Ok(Some(last)) if newest.as_ref().is_none_or(|(_, it)| it.seq < last.seq) => {
+                    newest = Some((other, last));
+                }
+                Ok(_) => {}
+                // Compressed or renamed in between, it has another name.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && looks < LOOKS => {
+                    looks += 1;
+                    continue 'look;
+                }
+                Err(error) => return Err(error),
+            }
         }
-    };
-    if let Some(last) = file::last(&mut opened)? {
-        return Ok(Some(last.seq));
+        return Ok(newest);
     }
-    // Compressed by now.
+}
+
+fn last_compressed(path: &Path) -> io::Result<Option<Link>> {
     let mut last = None;
-    let logs = reading::Logs::named(&[newest]).map_err(io::Error::other)?;
-    let filter = reading::Filter::default();
-    logs.read(&filter, &mut |_| {}, &mut |record, _| {
-        last = record.seq.or(last);
-        Ok(())
-    })
-    .map_err(io::Error::other)?;
+    reading::each_line(path, 0, &mut |line| last = file::link_of(line).or(last))?;
     Ok(last)
 }
 
@@ -145,11 +166,49 @@ mod tests {
             ..Rotation::default()
         };
         std::fs::write(&path, "new").unwrap();
-        let to = rotate(&rotation, &path).unwrap();
-        assert_eq!(std::fs::read(to).unwrap(), b"new");
+        let to = rotate(&path).unwrap();
+        prune(&rotation, &path, &to).unwrap();
+        assert_eq!(std::fs::read(&to).unwrap(), b"new");
         let there = |name: &str| dir.path().join(name).exists();
         assert!(others.iter().all(|name| there(name)));
         assert_eq!(old.map(there), [false, true]);
         assert!(!path.exists());
+        // What cannot be removed keeps nothing else.
+        std::fs::create_dir(dir.path().join(old[0])).unwrap();
+        std::fs::write(&path, "newer").unwrap();
+        let newer = rotate(&path).unwrap();
+        assert!(prune(&rotation, &path, &newer).is_err());
+        assert_eq!([to.exists(), newer.exists()], [true, true]);
+        assert_eq!(old.map(there), [true, false]);
+    }
+
+    #[test]
+    fn the_oldest_are_those_with_the_oldest_records() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        let record =
+            |seq| format!("{{\"schema\":1,\"seq\":{seq},\"time\":\"x\",\"event\":\"request\"}}\n");
+        // The clock was ahead.
+        let ahead = [
+            "audit.jsonl.20310101T000000.000001Z",
+            "audit.jsonl.20310101T000000.000002Z",
+        ];
+        for (name, seq) in ahead.iter().zip([1, 5]) {
+            std::fs::write(dir.path().join(name), record(seq)).unwrap();
+        }
+        std::fs::write(&path, record(9)).unwrap();
+        let rotation = Rotation {
+            size: 1,
+            keep: 2,
+            ..Rotation::default()
+        };
+        let to = rotate(&path).unwrap();
+        prune(&rotation, &path, &to).unwrap();
+        assert!(to.exists());
+        assert_eq!(
+            ahead.map(|name| dir.path().join(name).exists()),
+            [false, true]
+        );
+        assert_eq!(newest(&path).unwrap().unwrap().1.seq, 9);
     }
 }

@@ -9,7 +9,7 @@ use crate::config::Mode;
 use crate::ids::{ClientAddr, Gid, Uid};
 use crate::policy::{Account, AccountFacts, Group, Subject};
 
-fn records(path: &Path) -> Vec<Value> {
+pub(super) fn records(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap();
     assert!(text.is_empty() || text.ends_with('\n'));
     text.lines()
@@ -17,7 +17,7 @@ fn records(path: &Path) -> Vec<Value> {
         .collect()
 }
 
-fn pending(log: &Log) -> Pending {
+pub(super) fn pending(log: &Log) -> Pending {
     Pending::new(
         log,
         ClientAddr::new("10.0.0.5:40112".parse().unwrap()),
@@ -25,7 +25,7 @@ fn pending(log: &Log) -> Pending {
     )
 }
 
-fn allowed(bytes: u64) -> Ending {
+pub(super) fn allowed(bytes: u64) -> Ending {
     Ending {
         decision: Decision::Allow,
         reason: Reason::Allowed,
@@ -204,7 +204,7 @@ async fn a_client_that_leaves_while_the_disk_fails_is_recorded() {
     }
 }
 
-fn options(dir: &Path) -> Options {
+pub(super) fn options(dir: &Path) -> Options {
     Options {
         file: dir.join("audit.jsonl"),
         state: Some(dir.to_owned()),
@@ -212,14 +212,14 @@ fn options(dir: &Path) -> Options {
     }
 }
 
-fn verify(dir: &Path) -> reading::Verified {
+pub(super) fn verify(dir: &Path) -> reading::Verified {
     let head = read_head(dir).unwrap();
     let logs = reading::Logs::with_rotated(&dir.join("audit.jsonl")).unwrap();
     logs.verify(head, &mut |_| {}).unwrap()
 }
 
 /// So many records of a run.
-fn run(dir: &Path, records: usize) {
+pub(super) fn run(dir: &Path, records: usize) {
     let (log, writer) = Log::open(options(dir), Host::read(), 1).unwrap();
     (0..records).for_each(|_| pending(&log).finish(allowed(0)));
     writer.close();
@@ -238,7 +238,7 @@ fn each_record_hangs_on_the_one_before_across_runs_and_rotation() {
     let found = verify(dir.path());
     assert!(found.is_whole(), "{found:?}");
     assert_eq!((found.files, found.records), (2, 7));
-    assert_eq!(found.last, found.head);
+    assert_eq!(found.last, found.head.map(|head| head.link));
     assert_eq!(found.last.unwrap().seq, 7);
 }
 
@@ -313,4 +313,56 @@ fn what_was_cut_off_is_written_again_also_when_nothing_comes_any_more() {
     }
     writer.close();
     assert!(verify(dir.path()).is_whole());
+}
+
+#[test]
+fn what_has_no_room_in_a_log_that_fails_reaches_sinks_all_the_same() {
+    use crate::config::sinks::{Format, SinkConfig, SinkTarget};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.jsonl");
+    let socket = std::os::unix::net::UnixDatagram::bind(dir.path().join("log")).unwrap();
+    let patience = std::time::Duration::from_secs(10);
+    socket.set_read_timeout(Some(patience)).unwrap();
+    let config = SinkConfig {
+        name: "siem".into(),
+        to: SinkTarget::SyslogUnix(dir.path().join("log")),
+        format: Format::Native,
+        events: vec!["request".into()],
+        classes: Vec::new(),
+        decisions: Vec::new(),
+        summarise: None,
+        queue: 64 << 20,
+    };
+    let sink = Sink {
+        config,
+        listener: None,
+    };
+    let options = Options {
+        sinks: vec![sink],
+        ..options(dir.path())
+    };
+    let (log, writer) = Log::open(options, Host::read(), 1).unwrap();
+    move_away(&path);
+    log.reopen();
+    // More than waits for a log, twice.
+    let mut bytes = vec![0; 1 << 16];
+    for _ in 0..2 {
+        (0..6000).for_each(|_| pending(&log).finish(allowed(0)));
+        (0..6000).for_each(|_| {
+            socket.recv(&mut bytes).unwrap();
+        });
+    }
+    assert!(log.backlog().failing);
+    let lost = log.backlog().lost;
+    assert!(lost > 1000, "{lost}");
+    std::fs::remove_dir(&path).unwrap();
+    log.reopen();
+    writer.close();
+    let written = records(&path);
+    let said = written
+        .iter()
+        .find(|it| it["event"] == "audit.lost")
+        .unwrap();
+    // What says so may have found no room itself.
+    assert!(said["detail"]["records"].as_u64().unwrap() >= lost);
 }

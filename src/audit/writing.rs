@@ -14,11 +14,12 @@ use serde_json::json;
 
 use super::chain::Link;
 use super::file::{Appended, LogFile};
-use super::head::HeadFile;
+use super::head::{Head, HeadFile, Left};
 use super::lines::Lines;
 use super::log::{Batch, Log, Options};
 use super::recent::Recent;
 use super::record::Event;
+use super::resume::{Resumed, resume};
 use super::rotate;
 use super::sink::Feed;
 use crate::config::Rotation;
@@ -52,6 +53,8 @@ pub(super) struct Writing {
     /// The last record that was numbered.
     head: Option<Link>,
     kept: Option<Kept>,
+    /// The number of the last in the file.
+    written: u64,
     /// Numbered, and not in the file.
     unwritten: Lines,
     recent: Recent,
@@ -69,13 +72,25 @@ pub(super) struct Writing {
 struct Kept {
     file: HeadFile,
     at: Instant,
-    seq: u64,
+    head: Option<Head>,
     failing: bool,
+}
+
+/// When the head of the chain is to be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keep {
+    /// If it is time, and not for each record.
+    Sometimes,
+    Now,
+    /// No record comes behind it.
+    Ended,
 }
 
 /// What there is to do.
 struct Turn {
     batch: Batch,
+    /// For sinks alone.
+    aside: Batch,
     reopen: bool,
     closing: bool,
 }
@@ -92,22 +107,12 @@ impl Writing {
                 .ok()
         });
         let (kept, left) = opened.unzip();
-        let left = left.flatten();
-        let head = match (last, left) {
-            // Of the last second before a crash, only the file knows.
-            (Some(last), Some(left)) if last.seq > left.seq => Some(last),
-            (last, Some(left)) => {
-                if last.is_some_and(|last| last != left) {
-                    let found = last.map(|last| last.seq);
-                    let path = file.path().display();
-                    tracing::error!(?found, left = left.seq, "{path} is not as it was left");
-                    let detail = json!({ "file": file.path(), "left": left, "found": last });
-                    log.event(Event::AuditAltered, &detail);
-                }
-                Some(left)
-            }
-            (last, None) => last,
-        };
+        let Resumed { head, altered } = resume(file.path(), last, left.unwrap_or(Left::Nothing))?;
+        if let Some(altered) = altered {
+            let path = file.path().display();
+            tracing::error!(?altered, "{path} is not as it was left");
+            log.event(Event::AuditAltered, &altered);
+        }
         let feeds = options
             .sinks
             .into_iter()
@@ -122,9 +127,10 @@ impl Writing {
             kept: kept.map(|file| Kept {
                 file,
                 at: Instant::now(),
-                seq: 0,
+                head: None,
                 failing: false,
             }),
+            written: last.map_or(0, |last| last.seq),
             unwritten: Lines::default(),
             recent: Recent::default(),
             feeds,
@@ -137,6 +143,8 @@ impl Writing {
     }
 
     pub(super) fn run(&mut self) {
+        // Not that of a daemon that has ended, from now on.
+        self.keep_head(Keep::Now);
         self.write_until_closed();
         let deadline = Instant::now() + FAREWELL;
         for feed in &mut self.feeds {
@@ -151,6 +159,7 @@ impl Writing {
         loop {
             let Turn {
                 batch,
+                aside,
                 reopen,
                 closing,
             } = self.wait();
@@ -169,13 +178,16 @@ impl Writing {
                     self.fail(&error);
                 }
             }
-            self.keep_head(closing);
+            self.keep_head(Keep::Sometimes);
+            self.feed_aside(&aside);
             for feed in &mut self.feeds {
                 feed.summarise(&self.log, false);
             }
             if closing {
                 let queue = self.log.queue();
                 if queue.batch.is_empty() && self.unwritten.is_empty() {
+                    drop(queue);
+                    self.keep_head(Keep::Ended);
                     return;
                 }
                 if self.failing_since.is_some() {
@@ -194,7 +206,11 @@ impl Writing {
         let until = due.chain(idle).min();
         let filled = &self.log.0.filled;
         let mut queue = self.log.queue();
-        while queue.batch.is_empty() && self.unwritten.is_empty() && !queue.reopen && !queue.closing
+        while queue.batch.is_empty()
+            && queue.aside.is_empty()
+            && self.unwritten.is_empty()
+            && !queue.reopen
+            && !queue.closing
         {
             queue = match until {
                 None => filled.wait(queue).unwrap_or_else(PoisonError::into_inner),
@@ -229,6 +245,7 @@ impl Writing {
         queue.urgent = false;
         Turn {
             batch: std::mem::take(&mut queue.batch),
+            aside: std::mem::take(&mut queue.aside),
             reopen: std::mem::take(&mut queue.reopen),
             closing: queue.closing,
         }
@@ -248,7 +265,10 @@ impl Writing {
             self.looked_at = Some(Instant::now());
         }
         if self.reopening || removed || self.failing_since.is_some() {
-            self.file.reopen()?;
+            let last = self.file.reopen()?.map_or(0, |last| last.seq);
+            if last < self.written && self.failing_since.is_some() && !removed {
+                self.restore_missed(last)?;
+            }
             if self.reopening || removed {
                 let mut detail = json!({ "file": self.file.path(), "removed": removed });
                 if let (Some(rotated), Some(detail)) = (rotated, detail.as_object_mut()) {
@@ -266,10 +286,16 @@ impl Writing {
         if !rotate::is_due(&self.rotation, &self.file) || self.unrotated_at.is_some_and(failed) {
             return None;
         }
-        match rotate::rotate(&self.rotation, self.file.path()) {
+        match rotate::rotate(self.file.path()) {
             Ok(to) => {
                 self.unrotated_at = None;
                 self.reopening = true;
+                if let Err(error) = rotate::prune(&self.rotation, self.file.path(), &to) {
+                    let file = self.file.path().display();
+                    tracing::error!(%file, %error, "old logs cannot be removed");
+                }
+                // So that no log begins behind it.
+                self.keep_head(Keep::Now);
                 Some(to)
             }
             Err(error) => {
@@ -290,7 +316,7 @@ impl Writing {
                 return Err(error);
             }
             self.log.queue().held = 0;
-            self.recent.push(Arc::new(unwritten));
+            self.remember(Arc::new(unwritten));
         } else if batch.is_empty() {
             // Nothing to do but to look.
             if self.failing_since.is_none() && self.file.is_cut()? {
@@ -303,21 +329,25 @@ impl Writing {
         self.head = head;
         let lines = Arc::new(lines);
         self.feed(&lines);
-        self.recent.push(lines);
+        self.remember(lines);
         self.written_at = Some(Instant::now());
         self.idle = Some(KEEP_EVERY);
         Ok(true)
     }
 
+    fn remember(&mut self, lines: Arc<Lines>) {
+        self.written = lines
+            .iter()
+            .filter_map(|line| line.seq)
+            .last()
+            .unwrap_or(self.written);
+        self.recent.push(lines);
+    }
+
     fn number(&self, batch: &Batch) -> (Lines, Option<Link>) {
         let mut lines = Lines::with_capacity(batch.bytes.len(), batch.entries.len());
         let mut head = self.head;
-        let mut start = 0;
-        for entry in &batch.entries {
-            let record = batch.bytes.get(start..entry.end).unwrap_or_default();
-            lines.add(record, entry.traits, &mut head);
-            start = entry.end;
-        }
+        batch.each(|record, traits| lines.add(record, traits, &mut head));
         (lines, head)
     }
 
@@ -333,8 +363,8 @@ impl Writing {
     fn restore(&mut self, lines: &Lines) -> io::Result<()> {
         for _ in 0..CUTS_MAX {
             let here = self.file.settle()?.map_or(0, |last| last.seq);
-            let copied = rotate::last_rotated(self.file.path())?.unwrap_or(0);
-            let (mut whole, missing) = self.recent.since(here.max(copied));
+            let copied = rotate::newest(self.file.path())?.map_or(0, |(_, last)| last.seq);
+            let (mut whole, missing) = self.recent.since(here.max(copied), self.written);
             let restored = whole.len();
             whole.extend(lines);
             if self.file.append(whole.bytes())? == Appended::Whole {
@@ -352,6 +382,17 @@ impl Writing {
             }
         }
         Err(io::Error::other("the file is cut again and again"))
+    }
+
+    /// The same where the file could not be written for a while, and has lost
+    /// what was behind this meanwhile. Rotated away, nothing is lost; gone
+    /// altogether, nothing is known.
+    fn restore_missed(&mut self, here: u64) -> io::Result<()> {
+        let copied = rotate::newest(self.file.path())?.map_or(0, |(_, last)| last.seq);
+        match (1..self.written).contains(&here.max(copied)) {
+            true => self.restore(&Lines::default()),
+            false => Ok(()),
+        }
     }
 
     /// Keeps what could not be written, but for what is withdrawn.
@@ -377,19 +418,31 @@ impl Writing {
         }
     }
 
-    /// Keeps the head of the chain, not for each record.
-    fn keep_head(&mut self, closing: bool) {
-        let (Some(kept), Some(head)) = (&mut self.kept, self.head) else {
+    /// What had no room in the log, sinks get all the same, without a number.
+    fn feed_aside(&mut self, aside: &Batch) {
+        if aside.is_empty() {
+            return;
+        }
+        let mut lines = Lines::default();
+        aside.each(|record, traits| lines.add_aside(record, traits, 1));
+        self.feed(&Arc::new(lines));
+    }
+
+    /// Keeps the head of the chain.
+    fn keep_head(&mut self, keep: Keep) {
+        let (Some(kept), Some(link)) = (&mut self.kept, self.head) else {
             return;
         };
-        let due = closing || kept.at.elapsed() >= KEEP_EVERY;
-        if !due || kept.seq == head.seq || !self.unwritten.is_empty() {
+        let ended = keep == Keep::Ended;
+        let head = Head { link, ended };
+        let due = keep != Keep::Sometimes || kept.at.elapsed() >= KEEP_EVERY;
+        if !due || kept.head == Some(head) || !self.unwritten.is_empty() {
             return;
         }
         kept.at = Instant::now();
         match kept.file.save(head) {
             Ok(()) => {
-                kept.seq = head.seq;
+                kept.head = Some(head);
                 kept.failing = false;
             }
             Err(error) => {

@@ -277,11 +277,10 @@ impl Desk {
     }
 
     fn reject(&self, found: &Diagnostics, from: From, by: Option<By>) -> Reply {
-        let shown = found.render(Style::Plain);
+        let shown = found.brief();
         tracing::error!("the policy is refused, and the one that runs stays:\n{shown}");
         let running = Arc::clone(self.standing.orders().base.hash());
-        let detail = json!({ "from": from, "by": by, "running": &*running, "errors": found });
-        self.log.event(Event::PolicyRejected, &detail);
+        record_rejected(&self.log, found, from, by, &running);
         Reply::refused(Why::Invalid, shown)
     }
 
@@ -615,6 +614,15 @@ impl Desk {
             tracing::warn!("the policy is not kept for the next start: {error}");
         }
     }
+}
+
+/// Records that a policy was refused. What is wrong with it may fill many files;
+/// the record stays one that every sink takes.
+pub fn record_rejected(log: &Log, found: &Diagnostics, from: From, by: Option<By>, running: &str) {
+    let (errors, omitted) = found.for_record();
+    let detail = json!({ "from": from, "by": by, "running": running, "errors": errors,
+        "errors_omitted": omitted });
+    log.event(Event::PolicyRejected, &detail);
 }
 
 /// The grants that this policy can stand behind, and it behind them. One that

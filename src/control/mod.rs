@@ -29,7 +29,7 @@ mod status;
 pub use acceptor::{Acceptor, Peer};
 pub(crate) use client::login;
 pub use client::{AskError, ask, root_socket};
-pub use desk::{Desk, Parts};
+pub use desk::{Desk, Parts, record_rejected};
 pub use follow::follow;
 pub use grants::{Kept, ahead_of};
 pub use orders::{By, Bypass, Grant, Lockdown, Orders, Standing, compose};

@@ -10,7 +10,7 @@ use super::start::{Found, Ready, Refused};
 use super::{StartError, guards};
 use crate::audit::Event;
 use crate::config::LoadedPolicy;
-use crate::control::{self, Desk, From, Orders, Parts, Standing, Vitals};
+use crate::control::{self, Desk, From, Orders, Parts, Standing, Vitals, record_rejected};
 use crate::metrics;
 use crate::notify::Manager;
 use crate::proxy::{Guards, Proxy};
@@ -55,9 +55,7 @@ pub(super) fn serve(ready: Ready) -> Result<(), StartError> {
             None => From::Start,
         };
         if let Some(Refused { found, .. }) = &refused {
-            let detail = serde_json::json!({ "from": From::Start, "running": &**policy.hash(),
-                "errors": found });
-            log.event(Event::PolicyRejected, &detail);
+            record_rejected(&log, found, From::Start, None, policy.hash());
         }
         log.event(
             Event::PolicyLoaded,

@@ -19,7 +19,7 @@ use crate::caller::{self, Callers};
 use crate::config::sinks::SinkTarget;
 use crate::config::{self, Config, LoadedPolicy, MetricsAt, load_policy};
 use crate::control::{self, Acceptor, Snapshot, Store, clock};
-use crate::diagnose::{Diagnostics, Style};
+use crate::diagnose::Diagnostics;
 use crate::ids;
 use crate::intercept::{self, Drift, RuleSet};
 use crate::limits::Owners;
@@ -205,8 +205,9 @@ fn reach(
         SinkTarget::SyslogTcp(address) => Some(address.port()),
         _ => None,
     });
-    let is_local =
-        |to: &SinkTarget| matches!(to, SinkTarget::Journald(_) | SinkTarget::SyslogUnix(_));
+    let is_syslog = |to: &SinkTarget| matches!(to, SinkTarget::SyslogUnix(_));
+    let is_journal = |to: &SinkTarget| matches!(to, SinkTarget::Journald(_));
+    let rotation = config.audit.rotation;
     Reach {
         readable: (config.policy.directories.iter().cloned())
             .chain([config::drop_in_directory(path)])
@@ -223,12 +224,15 @@ fn reach(
             .collect(),
         appendable: beside(&config.audit.file).into_iter().collect(),
         writable: beside(&config.audit.file)
-            .filter(|_| config.audit.rotation.is_on())
+            .filter(|_| rotation.is_on())
             .into_iter()
             .chain([config.state_directory.clone()])
             .collect(),
         ports: services.chain(receivers).collect(),
-        unix: sinks().any(is_local),
+        // Syslog's may be either.
+        unix_datagrams: sinks().any(|to| is_syslog(to) || is_journal(to)),
+        unix_streams: sinks().any(is_syslog),
+        removes: rotation.is_on() && rotation.keep > 0,
     }
 }
 
@@ -274,7 +278,7 @@ pub(super) struct Refused {
 fn load(config: &Config) -> Result<Found, Refused> {
     let mut found = Diagnostics::new();
     let loaded = load_policy(config, &mut found);
-    let shown = found.render(Style::Plain);
+    let shown = found.brief();
     match loaded {
         Some(loaded) => {
             if !shown.is_empty() {

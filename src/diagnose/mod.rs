@@ -17,6 +17,13 @@ pub use render::{Style, plain_text, wrap};
 pub use source::{Place, Source};
 pub use suggest::did_you_mean;
 
+/// A record holds so many findings,
+const RECORDED_MAX: usize = 64;
+/// and of them so many bytes;
+const RECORD_MAX: usize = 32 * 1024;
+/// each of their texts has so many characters.
+const TEXT_MAX: usize = 1024;
+
 /// How much a finding weighs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -47,6 +54,22 @@ impl Diagnostic {
     pub fn help(&mut self, help: impl Into<String>) -> &mut Self {
         self.help = Some(help.into());
         self
+    }
+
+    fn shortened(&self) -> Self {
+        let short = |text: &String| match text.char_indices().nth(TEXT_MAX) {
+            Some((end, _)) => text
+                .get(..end)
+                .map_or_else(String::new, |it| format!("{it}…")),
+            None => text.clone(),
+        };
+        Self {
+            severity: self.severity,
+            place: self.place.clone(),
+            message: short(&self.message),
+            expected: short(&self.expected),
+            help: self.help.as_ref().map(short),
+        }
     }
 }
 
@@ -117,6 +140,26 @@ impl Diagnostics {
             .any(|finding| finding.severity == Severity::Error)
     }
 
+    /// As many as a record may hold, errors first, and how many more there are.
+    /// Texts are shortened: they may quote what the file says at any length.
+    pub fn for_record(&self) -> (Vec<Diagnostic>, usize) {
+        let of = |severity| self.iter().filter(move |it| it.severity == severity);
+        let mut left = RECORD_MAX;
+        let all = of(Severity::Error).chain(of(Severity::Warning));
+        let short = all.take(RECORDED_MAX).map(Diagnostic::shortened);
+        let found: Vec<_> = short
+            .take_while(|it| {
+                // As JSON has it, where a control character takes six bytes.
+                let len = serde_json::to_string(it).map_or(usize::MAX, |json| json.len());
+                let rest = left.checked_sub(len);
+                left = rest.unwrap_or(0);
+                rest.is_some()
+            })
+            .collect();
+        let omitted = self.found.len() - found.len();
+        (found, omitted)
+    }
+
     /// Whether nothing at all was found.
     pub fn is_empty(&self) -> bool {
         self.found.is_empty()
@@ -137,6 +180,16 @@ impl Diagnostics {
     /// All findings for people to read, 80 columns wide, with a final newline.
     pub fn render(&self, style: Style) -> String {
         render::render(&self.found, style)
+    }
+
+    /// The same for a log, as many as a record may hold.
+    pub fn brief(&self) -> String {
+        let (found, omitted) = self.for_record();
+        let mut text = render::render(&found, Style::Plain);
+        if omitted > 0 {
+            text += &format!("\nand {omitted} more: `imdsfw check` shows all of them\n");
+        }
+        text
     }
 }
 
@@ -177,5 +230,32 @@ impl serde::Serialize for Diagnostic {
             help: self.help.as_deref(),
         }
         .serialize(serializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_holds_what_fits_errors_first_and_counts_the_rest() {
+        let source = Source::new("20-site.toml", "x".repeat(4000));
+        let place = |at| Place::new(&source, at..at + 1);
+        let mut found = Diagnostics::new();
+        for at in 0..1000 {
+            found.warning(place(at), "odd", "even");
+        }
+        found.error(place(3000), "\u{1}".repeat(100_000), "a word");
+        let (recorded, omitted) = found.for_record();
+        assert_eq!((recorded.len(), omitted), (64, 1001 - 64));
+        assert_eq!(recorded[0].severity, Severity::Error);
+        assert!(recorded[0].message.chars().count() == TEXT_MAX + 1);
+        for at in 0..100 {
+            found.error(place(at), "x".repeat(5000), "y".repeat(5000));
+        }
+        let (recorded, omitted) = found.for_record();
+        assert_eq!(recorded.len() + omitted, 1101);
+        assert!(!recorded.is_empty());
+        assert!(serde_json::to_string(&recorded).unwrap().len() <= RECORD_MAX + 64);
     }
 }

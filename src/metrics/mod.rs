@@ -5,6 +5,7 @@
 //! asked for; and whoever fetches it without end must take little of the
 //! daemon's time. Where it cannot be served, the daemon serves all the same.
 
+mod disk;
 mod page;
 mod process;
 mod text;
@@ -26,13 +27,14 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Mutex, Semaphore};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 pub use process::Process;
 
 use crate::audit::Log;
-use crate::control::{Desk, OnDisk};
+use crate::control::Desk;
 use crate::upstream::Traffic;
+use disk::Disk;
 use page::Seen;
 
 /// At once; a scraper needs one.
@@ -44,8 +46,6 @@ const DEADLINE: Duration = Duration::from_secs(2);
 /// Between two connections accepted: whoever fetches without end costs less
 /// than a hundredth of a processor.
 const REST: Duration = Duration::from_millis(20);
-/// For so long the files of the policy are not read again.
-const DISK_HOLDS: Duration = Duration::from_secs(30);
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
@@ -78,13 +78,8 @@ pub struct Sources {
 
 struct Page {
     sources: Sources,
-    state: Mutex<State>,
-}
-
-struct State {
-    process: Process,
-    /// What the files of the policy said, and when.
-    on_disk: Option<(Instant, OnDisk)>,
+    process: Mutex<Process>,
+    disk: Disk,
 }
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -107,10 +102,8 @@ pub fn serve(
     let accepting = Accepting::new(listener)?;
     let page = Arc::new(Page {
         sources,
-        state: Mutex::new(State {
-            process,
-            on_disk: None,
-        }),
+        process: Mutex::new(process),
+        disk: Disk::default(),
     });
     Ok(async move {
         let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -191,17 +184,9 @@ impl Page {
             traffic,
             descriptors,
         } = &self.sources;
-        let mut state = self.state.lock().await;
-        let on_disk = match &state.on_disk {
-            Some((at, on_disk)) if at.elapsed() < DISK_HOLDS => on_disk.clone(),
-            _ => {
-                let on_disk = desk.on_disk().await;
-                state.on_disk = Some((Instant::now(), on_disk.clone()));
-                on_disk
-            }
-        };
-        let takes = state.process.takes();
-        drop(state);
+        let reading = Arc::clone(desk);
+        let on_disk = self.disk.says(async move { reading.on_disk().await }).await;
+        let takes = self.process.lock().await.takes();
         let status = desk.status_with(on_disk).await;
         let seen = Seen {
             status: &status,

@@ -243,6 +243,45 @@ fn with_the_daemons_voice_nothing_else_can_be_done() {
     });
 }
 
+/// Each sink, and rotation, adds what it needs and nothing else.
+#[test]
+fn what_is_not_configured_is_not_left_to_it() {
+    let journal = "audit.sink = [ { kind = \"journald\", path = \"/run/none\" } ]\n\
+                   audit.rotate_size = \"1GiB\"\naudit.keep = 0";
+    let syslog = "audit.sink = [ { kind = \"syslog\", path = \"/run/none\" } ]\n\
+                  audit.rotate_size = \"1GiB\"\naudit.keep = 1";
+    for (config, is_syslog) in [(journal, false), (syslog, true)] {
+        in_network(move |net| {
+            let host = Host::start(
+                net,
+                &Setup {
+                    config: config.into(),
+                    ..Setup::default()
+                },
+            );
+            let elsewhere = host.path("elsewhere");
+            fs::write(&elsewhere, "").unwrap();
+            let unlink = [
+                Number(libc::AT_FDCWD as u64),
+                Bytes(elsewhere.as_os_str().as_bytes().to_vec()),
+                Number(0),
+                Number(0),
+            ];
+            let socket = |kind| numbers(libc::SYS_socket, [libc::AF_UNIX, kind, 0, 0]);
+            let captive = Hijacked::seize(host.daemon_pid());
+            let call = |(number, arguments)| captive.call(number, arguments).unwrap();
+            assert!(call(socket(libc::SOCK_DGRAM)).is_ok());
+            let stream = call(socket(libc::SOCK_STREAM));
+            let unlinked = call((libc::SYS_unlinkat, unlink));
+            match is_syslog {
+                true => assert!(stream.is_ok() && unlinked == Err(Errno::EACCES)),
+                false => assert_eq!((stream, unlinked), (Err(Errno::ENOSYS), Err(Errno::ENOSYS))),
+            }
+            captive.release();
+        });
+    }
+}
+
 #[test]
 fn a_step_of_an_attack_is_the_daemons_last() {
     in_network(|net| {

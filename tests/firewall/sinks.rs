@@ -1,6 +1,9 @@
 //! Sinks beside the log, inside the real daemon's sandbox: each gets what it
 //! asks for, and none holds the log or another.
 
+mod hostile;
+mod rsyslog;
+
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -15,6 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
+use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 use crate::common::host::{Host, Running, Setup, wait_for};
@@ -265,6 +269,104 @@ fn a_dead_sink_holds_nobody_and_gets_what_it_missed() {
     });
 }
 
+/// What is recorded of a sink goes to it as well, and must not be all there is.
+#[test]
+fn a_sink_that_comes_and_goes_is_not_recorded_each_time() {
+    in_network(|net| {
+        let mut host = Host::prepare(net, &Setup::default());
+        let path = host.path("journal");
+        let mut journal = datagrams(&path);
+        host.write_config(&format!(
+            "audit.sink = [ {{ kind = \"journald\", path = {path:?} }} ]"
+        ));
+        host.run("rules apply");
+        host.start_daemon();
+        for round in 0..4 {
+            drop(journal);
+            // The daemon's socket leads to the one that is gone.
+            assert_eq!(get(ROOT, V4, AMI, None).status, 401);
+            let last = host.records(round + 1).pop().unwrap();
+            if round == 0 {
+                wait_for("the event", || host.events("audit.failing").pop());
+            }
+            journal = datagrams(&path);
+            while field(&receive(&journal), "IMDSFW_ID").as_deref() != last["id"].as_str() {}
+            if round == 0 {
+                wait_for("recovery", || host.events("audit.recovered").pop());
+            }
+        }
+        host.stop_daemon();
+        assert_eq!(host.events("audit.failing").len(), 1);
+        assert_eq!(host.events("audit.recovered").len(), 1);
+    });
+}
+
+#[test]
+fn a_policy_with_thousands_of_faults_is_one_record_that_sinks_take() {
+    in_network(|net| {
+        let mut host = Host::prepare(net, &Setup::default());
+        let path = host.path("dev-log");
+        let dev_log = datagrams(&path);
+        host.write_config(&format!(
+            "audit.sink = [ {{ kind = \"syslog\", path = {path:?} }} ]"
+        ));
+        host.run("rules apply");
+        host.start_daemon();
+        let faults = (0..3000).map(|at| format!("wrong-{at} = 1\n"));
+        host.write_policy(&format!("schema = 1\n{}", faults.collect::<String>()));
+        kill(host.daemon_pid(), Signal::SIGHUP).unwrap();
+        let rejected = wait_for("the event", || host.events("policy.rejected").pop());
+        let detail = &rejected["detail"];
+        assert_eq!(detail["errors"].as_array().unwrap().len(), 64);
+        assert_eq!(detail["errors_omitted"], 3000 - 64);
+        let message = loop {
+            let message = String::from_utf8(receive(&dev_log)).unwrap();
+            if message.contains(" policy.rejected [") {
+                break message;
+            }
+        };
+        assert!(message.len() < 64 * 1024 && message.contains("wrong-63"));
+        host.stop_daemon();
+    });
+}
+
+/// A receiver that takes something and closes, again and again.
+#[test]
+fn a_receiver_that_ends_each_connection_is_failing_and_not_flooded() {
+    in_network(|net| {
+        let mut host = Host::prepare(net, &Setup::default());
+        host.write_config(
+            "audit.sink = [ { kind = \"syslog\", name = \"siem\", address = \"127.0.0.1:6514\" } ]",
+        );
+        let listener = TcpListener::bind("127.0.0.1:6514").unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut bytes = vec![0; 1 << 16];
+                let len = stream.unwrap().read(&mut bytes).unwrap();
+                bytes.truncate(len);
+                if tell.send(String::from_utf8(bytes).unwrap()).is_err() {
+                    return;
+                }
+            }
+        });
+        host.run("rules apply");
+        host.start_daemon();
+        let failing = wait_for("the event", || host.events("audit.failing").pop());
+        assert_eq!(failing["detail"]["sink"], "siem");
+        let error = failing["detail"]["error"].as_str().unwrap();
+        assert!(error.contains("ends each connection soon"), "{error}");
+        // It gets what was recorded all the same: also of its own failing.
+        let mut all = String::new();
+        while !all.contains(" audit.failing [") {
+            all.push_str(&told.recv_timeout(Duration::from_secs(20)).unwrap());
+        }
+        assert!(all.contains(" daemon.started ["));
+        host.stop_daemon();
+        assert_eq!(host.events("audit.failing").len(), 1);
+    });
+}
+
 /// Records of a user who asks as fast as can be.
 fn flood(count: usize) {
     let own = token(ALICE, V4, 600);
@@ -309,7 +411,12 @@ fn a_follower_who_does_not_read_misses_records_and_is_told_how_many() {
         });
         assert!(lost > 0 && until + usize::try_from(lost).unwrap() <= total);
         host.stop_daemon();
-        assert_eq!(host.events("audit.lost").len(), 0, "the log lost nothing");
+        // Nor did the log: at most the sink itself, ahead of its followers.
+        let lost = host.events("audit.lost");
+        assert!(
+            lost.iter().all(|it| it["detail"]["sink"] != "file"),
+            "{lost:?}"
+        );
     });
 }
 

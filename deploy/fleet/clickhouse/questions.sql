@@ -121,10 +121,11 @@ GROUP BY host, kind, begins, ends, why, by_uid
 ORDER BY begins;
 
 -- 9. Which hosts miss records: by gaps in their numbers, and by their own word?
+WITH JSONExtractString(detail, 'sink') AS sink
 SELECT host, any(host_name) AS name, uniqExact(seq) AS here,
     max(seq) - min(seq) + 1 - here AS missing,
-    sumIf(JSONExtractUInt(detail, 'records'), event = 'audit.lost') AS said_lost,
-    countIf(event = 'audit.failing') AS failed, max(time) AS last
+    sumIf(JSONExtractUInt(detail, 'records'), event = 'audit.lost' AND sink IN ('file', '')) AS said_lost,
+    countIf(event = 'audit.failing' AND sink IN ('file', '')) AS failed, max(time) AS last
 FROM imdsfw.records
 WHERE time >= {since:DateTime64(6, 'UTC')} AND time < {until:DateTime64(6, 'UTC')}
 GROUP BY host

@@ -1,6 +1,7 @@
 //! What happened beside requests, by boot and host, and what is missing: gaps
 //! in the numbers, and records that could not be written.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 
 use serde::Deserialize;
@@ -29,7 +30,7 @@ pub struct History {
     pub missing: u64,
     /// How often numbers began anew, or went back.
     pub begun_anew: u64,
-    /// Records that the daemon says it could not write.
+    /// Records that the daemon says it could not write to the log.
     pub lost: u64,
 }
 
@@ -69,8 +70,11 @@ pub struct Gap {
 }
 
 #[derive(Deserialize)]
-struct Lost {
+struct Lost<'a> {
     records: u64,
+    /// Of a sink beside the log, where it is not `file`.
+    #[serde(borrow)]
+    sink: Option<Cow<'a, str>>,
 }
 
 impl History {
@@ -82,7 +86,8 @@ impl History {
             "audit.lost" => {
                 let lost = record
                     .detail
-                    .and_then(|it| serde_json::from_str::<Lost>(it.get()).ok());
+                    .and_then(|it| serde_json::from_str::<Lost<'_>>(it.get()).ok())
+                    .filter(|lost| lost.sink.as_deref().is_none_or(|sink| sink == "file"));
                 self.lost += lost.map_or(0, |lost| lost.records);
             }
             _ => {}

@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use flate2::bufread::MultiGzDecoder;
 use ruzstd::decoding::StreamingDecoder;
@@ -39,8 +39,16 @@ pub(super) struct LogFile {
     len: u64,
     /// Device and inode.
     id: (u64, u64),
-    /// The time of its first record.
-    first: Option<String>,
+    first: Option<First>,
+}
+
+/// What a file begins with.
+#[derive(Debug, PartialEq, Eq)]
+struct First {
+    /// Of its first record, or else of its last change.
+    time: String,
+    /// Of its first record.
+    seq: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -115,33 +123,58 @@ fn rotated_names(directory: &Path, name: &OsStr) -> io::Result<Vec<OsString>> {
     Ok(names)
 }
 
-/// What was rotated away last.
-pub(super) fn newest_rotated(file: &Path) -> io::Result<Option<PathBuf>> {
+/// What was rotated away, and whether it is compressed; of that, only what was
+/// changed last.
+pub(super) fn rotated(file: &Path) -> io::Result<Vec<(PathBuf, bool)>> {
     let (Some(directory), Some(name)) = (file.parent(), file.file_name()) else {
-        return Ok(None);
+        return Ok(Vec::new());
     };
-    let mut gone = Ok(None);
-    'look: for _ in 0..LOOKS {
-        let names = rotated_names(directory, name)?;
-        let mut newest: Option<(SystemTime, PathBuf)> = None;
-        for found in names.iter().filter(|found| *found != name) {
-            let path = directory.join(found);
-            let meta = match fs::symlink_metadata(&path) {
-                Ok(meta) => meta,
-                // It has another name by now, perhaps one that was passed over.
-                Err(error) => {
-                    gone = Err(error);
-                    continue 'look;
-                }
-            };
-            let changed = meta.modified()?;
-            if meta.is_file() && newest.as_ref().is_none_or(|(than, _)| changed > *than) {
-                newest = Some((changed, path));
-            }
+    let mut plain = Vec::new();
+    let mut compressed: Option<(SystemTime, PathBuf)> = None;
+    for found in rotated_names(directory, name)? {
+        let path = directory.join(&found);
+        let meta = match fs::symlink_metadata(&path) {
+            Ok(meta) if meta.is_file() && found != name => meta,
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => continue,
+        };
+        if !COMPRESSED
+            .iter()
+            .any(|end| found.as_bytes().ends_with(end.as_bytes()))
+        {
+            plain.push((path, false));
+            continue;
         }
-        return Ok(newest.map(|(_, path)| path));
+        let changed = meta.modified()?;
+        if compressed.as_ref().is_none_or(|(than, _)| changed > *than) {
+            compressed = Some((changed, path));
+        }
     }
-    gone
+    plain.extend(compressed.map(|(_, path)| (path, true)));
+    Ok(plain)
+}
+
+pub(super) fn first_seq(path: &Path) -> io::Result<Option<u64>> {
+    let file = open(path, libc::O_NOFOLLOW | libc::O_NONBLOCK)?;
+    Ok(file.first.and_then(|first| first.seq))
+}
+
+pub(super) fn each_line(path: &Path, from: u64, each: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+    let found = open(path, libc::O_NOFOLLOW | libc::O_NONBLOCK)?;
+    if let Source::File(file) = &found.source {
+        let mut file = file;
+        file.seek(SeekFrom::Start(from))?;
+    }
+    let ended = found.lines(&mut |_| {}, &mut |line| {
+        if let Line::Whole(line) = line {
+            each(line);
+        }
+        true
+    })?;
+    match ended {
+        Ended::Whole => Ok(()),
+        Ended::Damaged => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
 }
 
 /// `audit.jsonl` itself, `audit.jsonl.1`, `audit.jsonl.2.gz`,
@@ -189,9 +222,37 @@ pub(super) fn named(files: &[PathBuf]) -> Result<Vec<LogFile>, ReadingError> {
 /// By their first records; what has none comes last, as it was named.
 fn sort(files: &mut [LogFile]) {
     files.sort_by(|one, other| match (&one.first, &other.first) {
-        (Some(one), Some(other)) => one.cmp(other),
+        (Some(one), Some(other)) => one.time.cmp(&other.time),
         (one, other) => other.is_some().cmp(&one.is_some()),
     });
+}
+
+/// By the numbers of their first records: clocks are set back. Where several
+/// logs began here, one after the other, each for itself. Of two that begin
+/// alike, the longer one goes on.
+pub(super) fn sort_by_number(files: &mut [LogFile]) {
+    let seq = |file: &LogFile| file.first.as_ref().and_then(|first| first.seq);
+    let mut starts: Vec<usize> = (0..)
+        .zip(files.iter())
+        .filter(|(_, file)| seq(file) == Some(1))
+        .map(|(at, _)| at)
+        .collect();
+    let is_copy = |pair: &[LogFile]| matches!(pair, [one, other] if one.first == other.first && seq(one) == Some(1));
+    // A copy of a log's beginning begins no other one.
+    let copies: Vec<usize> = (1..)
+        .zip(files.windows(2))
+        .filter(|(_, pair)| is_copy(pair))
+        .map(|(at, _)| at)
+        .collect();
+    starts.retain(|at| !copies.contains(at));
+    let mut rest = files;
+    // What stands before the only beginning is there by its clock alone.
+    for at in starts.into_iter().skip(1).rev() {
+        let (before, own) = rest.split_at_mut(at.min(rest.len()));
+        own.sort_by_key(|file| (seq(file).is_none(), seq(file), file.len));
+        rest = before;
+    }
+    rest.sort_by_key(|file| (seq(file).is_none(), seq(file), file.len));
 }
 
 fn open(path: &Path, flags: i32) -> io::Result<LogFile> {
@@ -223,7 +284,10 @@ fn open(path: &Path, flags: i32) -> io::Result<LogFile> {
     // One without any record is of the time of its last change.
     if found.first.is_none() && found.len > 0 {
         let changed = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-        found.first = Some(utc::rfc3339_micros(changed));
+        found.first = Some(First {
+            time: utc::rfc3339_micros(changed),
+            seq: None,
+        });
     }
     Ok(found)
 }
@@ -253,10 +317,18 @@ impl LogFile {
     }
 
     pub(super) fn first(&self) -> Option<&str> {
-        self.first.as_deref()
+        self.first.as_ref().map(|first| first.time.as_str())
     }
 
-    fn look_for_first(&self) -> io::Result<Option<String>> {
+    pub(super) fn is_untouched_for(&self, time: Duration) -> bool {
+        let (Source::File(file) | Source::Stream(file)) = &self.source else {
+            return false;
+        };
+        let changed = file.metadata().and_then(|meta| meta.modified());
+        changed.is_ok_and(|at| at.elapsed().is_ok_and(|since| since > time))
+    }
+
+    fn look_for_first(&self) -> io::Result<Option<First>> {
         let Source::File(file) = &self.source else {
             return Ok(None);
         };
@@ -265,7 +337,10 @@ impl LogFile {
         let reader = decompressed(file.try_clone()?, 64 * 1024)?;
         lines::split(reader, 64 * 1024, &mut |line| {
             if let Line::Whole(line) = line {
-                first = Record::parse(line).map(|(record, _)| record.time.to_string());
+                first = Record::parse(line).map(|(record, _)| First {
+                    time: record.time.to_string(),
+                    seq: record.seq,
+                });
             }
             left -= 1;
             first.is_none() && left > 0

@@ -73,7 +73,9 @@ pub(super) fn split(
         buffer.copy_within(start..filled, 0);
         kept = filled - start;
     };
-    if kept > 0 || is_too_long {
+    if is_too_long {
+        each(Line::TooLong);
+    } else if kept > 0 {
         each(Line::Unended(buffer.get(..kept).unwrap_or_default()));
     }
     Ok(ended)

@@ -26,6 +26,7 @@ mod words;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use files::LogFile;
 pub use filter::Filter;
@@ -33,16 +34,28 @@ use filter::Sieve;
 pub use follow::{Follow, Followed};
 use lines::{Ended, Line};
 
-/// What was rotated away last beside this log.
-pub(super) fn newest_rotated(file: &Path) -> io::Result<Option<PathBuf>> {
-    files::newest_rotated(file)
-}
-
 pub use record::{Caller, Credential, HostNames, Record, Request, Text};
 pub use stream::Stream;
 pub use verify::{Kind, Problem, Verified};
 pub use when::When;
 pub use words::{account, one_line, what};
+
+/// What was rotated away beside this log, and whether that is compressed: all
+/// that is not, and what was compressed last.
+pub(super) fn rotated(file: &Path) -> io::Result<Vec<(PathBuf, bool)>> {
+    files::rotated(file)
+}
+
+/// The number of a file's first record.
+pub(super) fn first_seq(file: &Path) -> io::Result<Option<u64>> {
+    files::first_seq(file)
+}
+
+/// Hands each whole line of a file, from a place on, to `each`; what is
+/// compressed has no other place than its beginning.
+pub(super) fn each_line(file: &Path, from: u64, each: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+    files::each_line(file, from, each)
+}
 
 /// The logs to be read, oldest first, open already: a rotation meanwhile
 /// changes nothing.
@@ -85,6 +98,11 @@ pub struct Progress {
 }
 
 impl Logs {
+    /// Whether none of them was changed for so long.
+    pub fn is_untouched_for(&self, time: Duration) -> bool {
+        self.0.iter().all(|file| file.is_untouched_for(time))
+    }
+
     /// `file` and what was rotated away beside it. No file at all is no error:
     /// there is nothing in it.
     ///

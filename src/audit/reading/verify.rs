@@ -6,17 +6,19 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::lines::{Ended, Line};
-use super::{Logs, Progress, ReadingError};
+use super::{Logs, Progress, ReadingError, files};
 use crate::audit::chain::{Digest, Link};
+use crate::audit::head::Head;
 
 /// Of a log that is wrong from end to end, so much is told.
 const PROBLEMS_MAX: usize = 1000;
@@ -36,8 +38,12 @@ pub struct Verified {
     pub first: Option<u64>,
     /// The last, on which the next one will hang.
     pub last: Option<Link>,
+    /// How many at its beginning are of a release that made no chain.
+    pub unchained: u64,
     /// What was kept of the log outside of it.
-    pub head: Option<Link>,
+    pub head: Option<Head>,
+    /// How many records stand behind that.
+    pub behind: u64,
     /// What is wrong, the first thousand.
     pub problems: Vec<Problem>,
     /// How much more is.
@@ -80,6 +86,8 @@ pub enum Kind {
     Anew,
     /// The log ends before the head of the chain.
     Cut,
+    /// Records behind the last of a daemon that has ended.
+    Added,
     /// What is compressed breaks off.
     Damaged,
 }
@@ -98,11 +106,12 @@ impl Logs {
     /// # Errors
     /// A file that cannot be read.
     pub fn verify(
-        self,
-        head: Option<Link>,
+        mut self,
+        head: Option<Head>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Verified, ReadingError> {
         let total = self.0.iter().map(super::LogFile::len).sum();
+        files::sort_by_number(&mut self.0);
         let mut chain = Chain::new(head);
         let mut before = 0;
         for file in self.0 {
@@ -156,17 +165,40 @@ struct Chain {
     broken: Vec<usize>,
     /// What stands at the end of a file, without an end.
     torn: Option<(At, Vec<u8>, Option<u64>)>,
+    /// A record with a place in the chain was there.
+    chained: bool,
+    /// Records that were there before, and hang on each other.
+    again: Option<Again>,
+}
+
+/// As where a file was copied, and is not cut yet: the same once more.
+struct Again {
+    at: At,
+    first: u64,
+    last: Link,
+    /// It hangs on nothing: else another chain.
+    is_new: bool,
+    /// It has another record in place of the head.
+    misses_head: bool,
 }
 
 #[derive(Deserialize)]
 struct Chained<'a> {
     seq: u64,
-    #[serde(borrow)]
-    prev: Option<Cow<'a, str>>,
+    #[serde(borrow, default, deserialize_with = "there")]
+    prev: Option<Prev<'a>>,
+}
+
+/// `None` in the first record of all.
+#[derive(Deserialize)]
+struct Prev<'a>(#[serde(borrow)] Option<Cow<'a, str>>);
+
+fn there<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Prev<'de>>, D::Error> {
+    Prev::deserialize(from).map(Some)
 }
 
 impl Chain {
-    fn new(head: Option<Link>) -> Self {
+    fn new(head: Option<Head>) -> Self {
         Self {
             found: Verified {
                 head,
@@ -179,6 +211,8 @@ impl Chain {
             gaps: Vec::new(),
             broken: Vec::new(),
             torn: None,
+            chained: false,
+            again: None,
         }
     }
 
@@ -237,16 +271,26 @@ impl Chain {
             seq: record.seq,
             hash,
         };
-        let prev = record.prev.as_deref().and_then(Digest::parse);
+        let prev = match &record.prev {
+            Some(Prev(prev)) => prev.as_deref().and_then(Digest::parse),
+            None => None,
+        };
         self.found.records += 1;
         let broken = std::mem::take(&mut self.broken);
+        let is_unchained = record.prev.is_none() && !self.chained;
+        self.found.unchained += u64::from(is_unchained);
+        self.chained |= !is_unchained;
+        if self.is_again(link, prev) {
+            return;
+        }
         let Some(last) = self.last else {
             self.found.first = Some(link.seq);
+            self.begin_behind_head(link.seq, prev);
             return self.take(link);
         };
         let next = last.seq.saturating_add(1);
-        let hangs = prev == Some(last.hash);
-        if hangs && link.seq != next {
+        let hangs = prev == Some(last.hash) || is_unchained;
+        if hangs && link.seq != next && !is_unchained {
             // It says what it hangs on, so its number is what is wrong.
             self.say(Kind::Altered, Some(next), None);
             link.seq = next;
@@ -277,15 +321,67 @@ impl Chain {
                 self.say(Kind::Missing, Some(next), Some(link.seq - 1));
             }
             self.take(link);
-        } else if record.prev.is_none() && link.seq == 1 {
-            self.say(Kind::Anew, Some(1), None);
-            self.take(link);
         } else if let Some(at) = self.gap_with(link.seq) {
             self.say(Kind::Reordered, Some(link.seq), None);
             self.fill(at, link, prev);
         } else {
-            self.say(Kind::Repeated, Some(link.seq), None);
+            self.again = Some(Again {
+                at: self.at.clone(),
+                first: link.seq,
+                last: link,
+                is_new: prev.is_none() && link.seq == 1,
+                misses_head: self.misses_head(link),
+            });
         }
+    }
+
+    /// No log that is whole begins behind its head, but for what was removed
+    /// with all before it.
+    fn begin_behind_head(&mut self, first: u64, prev: Option<Digest>) {
+        if let Some(head) = self.found.head.map(|head| head.link)
+            && first > head.seq
+            && !(first == head.seq.saturating_add(1) && prev == Some(head.hash))
+        {
+            self.say(Kind::Missing, Some(head.seq), Some(first - 1));
+        }
+    }
+
+    /// Whether the record goes on with what was there before. If that leads to
+    /// the last record, all of it is the same; else it is told.
+    fn is_again(&mut self, link: Link, prev: Option<Digest>) -> bool {
+        let Some(mut again) = self.again.take() else {
+            return false;
+        };
+        let goes_on = link.seq == again.last.seq.saturating_add(1) && prev == Some(again.last.hash);
+        if self.last == Some(again.last) {
+            return false;
+        }
+        if !goes_on {
+            self.tell_again(again);
+            return false;
+        }
+        again.last = link;
+        again.misses_head |= self.misses_head(link);
+        self.again = Some(again);
+        true
+    }
+
+    fn tell_again(&mut self, again: Again) {
+        if self.last == Some(again.last) {
+            return;
+        }
+        let (first, last) = (again.first, again.last);
+        let to = Some(last.seq).filter(|to| *to > first);
+        if !again.is_new {
+            return self.say_at(again.at, Kind::Repeated, Some(first), to);
+        }
+        self.say_at(again.at, Kind::Anew, Some(first), None);
+        if again.misses_head {
+            let head = self.found.head.map(|head| head.link.seq);
+            self.say(Kind::Altered, head, None);
+        }
+        self.last = Some(last);
+        self.last_at = self.at.clone();
     }
 
     fn take(&mut self, link: Link) {
@@ -295,10 +391,16 @@ impl Chain {
     }
 
     fn check_head(&mut self, link: Link) {
-        let head = self.found.head;
-        if head.is_some_and(|head| head.seq == link.seq && head.hash != link.hash) {
+        let head = self.found.head.map(|head| head.link);
+        self.found.behind += u64::from(head.is_some_and(|head| link.seq > head.seq));
+        if self.misses_head(link) {
             self.say(Kind::Altered, Some(link.seq), None);
         }
+    }
+
+    fn misses_head(&self, link: Link) -> bool {
+        let head = self.found.head.map(|head| head.link);
+        head.is_some_and(|head| head.seq == link.seq && head.hash != link.hash)
     }
 
     fn gap_with(&self, seq: u64) -> Option<usize> {
@@ -342,9 +444,16 @@ impl Chain {
         for gap in std::mem::take(&mut self.gaps) {
             self.say_at(gap.at, Kind::Missing, Some(gap.from), Some(gap.to));
         }
+        if let Some(again) = self.again.take() {
+            self.tell_again(again);
+        }
         let last = self.last.map_or(0, |last| last.seq);
-        if let Some(head) = self.found.head.filter(|head| head.seq > last) {
-            self.say(Kind::Cut, Some(last + 1), Some(head.seq));
+        if let Some(Head { link, ended }) = self.found.head {
+            if link.seq > last {
+                self.say(Kind::Cut, Some(last + 1), Some(link.seq));
+            } else if ended && last > link.seq {
+                self.say(Kind::Added, Some(link.seq + 1), Some(last));
+            }
         }
         self.found.last = self.last;
         self.found
@@ -374,7 +483,13 @@ impl Chain {
 fn is_being_written(path: &Path, torn: &[u8], offset: Option<u64>) -> bool {
     let Some(offset) = offset else { return false };
     let look = || -> io::Result<bool> {
-        let mut file = File::open(path)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
+            .open(path)?;
+        if !file.metadata()?.is_file() {
+            return Ok(false);
+        }
         file.seek(SeekFrom::Start(offset))?;
         let mut bytes = Vec::new();
         file.take(2 * 1024 * 1024).read_to_end(&mut bytes)?;
@@ -409,11 +524,15 @@ impl fmt::Display for Problem {
             Kind::Altered => write!(f, "{seq} is altered"),
             Kind::Missing => write!(f, "{seq} {are} missing before this line"),
             Kind::Reordered => write!(f, "{seq} stands behind later ones"),
-            Kind::Repeated => write!(f, "{seq} was there before"),
+            Kind::Repeated => match self.to > self.seq {
+                true => write!(f, "{seq} were there before"),
+                false => write!(f, "{seq} was there before"),
+            },
             Kind::HalfWritten => write!(f, "{seq} is half written"),
             Kind::Foreign => f.write_str("this line is no record"),
             Kind::Anew => f.write_str("another chain begins here"),
             Kind::Cut => write!(f, "the log ends here; {seq} {are} missing behind it"),
+            Kind::Added => write!(f, "{seq} {are} behind the last of a daemon that had ended"),
             Kind::Damaged => f.write_str("what is compressed breaks off, or is damaged"),
         }
     }

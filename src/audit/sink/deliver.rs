@@ -16,6 +16,9 @@ use super::queue::{Next, Queue};
 const RETRY: Duration = Duration::from_millis(500);
 /// How often a sink is looked after while nothing comes.
 const IDLE: Duration = Duration::from_secs(1);
+/// A sink that comes and goes is not recorded more often: what is said of it
+/// goes to it as well, and may be all that comes.
+const FLAPS: Duration = Duration::from_secs(60);
 /// Losses of a sink that is only slow are recorded so often.
 const LOSSES: Duration = Duration::from_secs(1);
 
@@ -29,6 +32,11 @@ pub(super) trait Output: Send {
     fn idle(&mut self) -> io::Result<()> {
         Ok(())
     }
+
+    /// Gives how many records it took and could not send, once.
+    fn take_lost(&mut self) -> u64 {
+        0
+    }
 }
 
 /// What is said of a sink, in the log.
@@ -36,6 +44,12 @@ pub(super) struct Told {
     log: Log,
     name: String,
     failing_since: Option<Instant>,
+    /// Whether that was recorded.
+    is_recorded: bool,
+    /// When that was last.
+    recorded_at: Option<Instant>,
+    /// How often it failed since then without a record.
+    flaps: u64,
     lost_at: Option<Instant>,
 }
 
@@ -45,6 +59,9 @@ impl Told {
             log,
             name,
             failing_since: None,
+            is_recorded: false,
+            recorded_at: None,
+            flaps: 0,
             lost_at: None,
         }
     }
@@ -53,7 +70,13 @@ impl Told {
         if self.failing_since.is_none() {
             tracing::error!(sink = self.name, %error, "records do not reach a sink");
             self.failing_since = Some(Instant::now());
-            let detail = json!({ "sink": self.name, "error": error.to_string() });
+        }
+        // What lasts is recorded, if later.
+        if !self.is_recorded && self.recorded_at.is_none_or(|at| at.elapsed() >= FLAPS) {
+            self.is_recorded = true;
+            self.recorded_at = Some(Instant::now());
+            let flaps = std::mem::take(&mut self.flaps);
+            let detail = json!({ "sink": self.name, "error": error.to_string(), "flaps": flaps });
             self.log.event(Event::AuditFailing, &detail);
         }
     }
@@ -72,6 +95,10 @@ impl Told {
         }
         if let Some(since) = recovered {
             tracing::warn!(sink = self.name, lost, "records reach the sink again");
+            if !std::mem::take(&mut self.is_recorded) {
+                self.flaps += 1;
+                return;
+            }
             let failing_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
             let detail = json!({ "sink": self.name, "lost": lost, "failing_ms": failing_ms });
             self.log.event(Event::AuditRecovered, &detail);
@@ -95,6 +122,7 @@ pub(super) fn run(queue: &Queue, output: &mut dyn Output, mut told: Told) {
                 sent
             }
         };
+        queue.lose(output.take_lost());
         match sent {
             Ok(()) => told.work(queue),
             Err(error) => {

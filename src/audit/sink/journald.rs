@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::lines::Lines;
+use super::super::lines::{Line, Lines};
 use super::super::reading::{Record, one_line};
 use super::deliver::Output;
 use super::render::render;
@@ -20,6 +20,7 @@ pub(super) struct Journal {
     path: PathBuf,
     format: Format,
     socket: Option<UnixDatagram>,
+    lost: u64,
 }
 
 impl Journal {
@@ -28,6 +29,7 @@ impl Journal {
             path,
             format,
             socket: None,
+            lost: 0,
         }
     }
 
@@ -44,13 +46,21 @@ impl Journal {
         Ok(self.socket.insert(socket))
     }
 
-    fn send_one(&mut self, line: &[u8]) -> io::Result<()> {
+    fn send_one(&mut self, line: &Line<'_>) -> io::Result<()> {
+        let (line, stands_for) = (line.bytes, line.stands_for);
         let whole = entry(line, &render(line, self.format), true);
         match self.socket()?.send(&whole) {
             // Longer than a datagram may be: then without the record itself.
             Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
                 let short = entry(line, &[], false);
-                self.socket()?.send(&short).map(drop)
+                match self.socket()?.send(&short) {
+                    // It would hold up all that come after it.
+                    Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
+                        self.lost += stands_for;
+                    }
+                    sent => drop(sent?),
+                }
+                Ok(())
             }
             sent => sent.map(drop),
         }
@@ -60,7 +70,7 @@ impl Journal {
 impl Output for Journal {
     fn send(&mut self, lines: &Arc<Lines>, done: &mut usize) -> io::Result<()> {
         for line in lines.iter().skip(*done) {
-            if let Err(error) = self.send_one(line.bytes) {
+            if let Err(error) = self.send_one(&line) {
                 // Started again, it listens on another socket.
                 self.socket = None;
                 return Err(error);
@@ -68,6 +78,10 @@ impl Output for Journal {
             *done += 1;
         }
         Ok(())
+    }
+
+    fn take_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.lost)
     }
 }
 

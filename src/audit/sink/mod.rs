@@ -116,12 +116,13 @@ impl Feed {
         if due.is_none_or(|due| !ending && due > Instant::now()) {
             return;
         }
+        let summary = self.selection.take(&self.name);
         let body = EventBody {
             event: Event::AuditSummary,
-            detail: &self.selection.take(&self.name),
+            detail: &summary,
         };
         let mut lines = Lines::default();
-        lines.add_aside(&log.render(&body), body.traits());
+        lines.add_aside(&log.render(&body), body.traits(), summary.records);
         self.queue.push(Arc::new(lines));
     }
 

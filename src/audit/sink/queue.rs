@@ -43,7 +43,7 @@ impl Queue {
     /// Never waits for the sink.
     pub(super) fn push(&self, lines: Arc<Lines>) {
         let mut state = self.state();
-        let count = u64::try_from(lines.len()).unwrap_or(u64::MAX);
+        let count = lines.stand_for();
         let bytes = lines.bytes().len();
         // One that is larger than all of it has its turn alone.
         if state.bytes > 0 && state.bytes + bytes > self.max {
@@ -85,8 +85,13 @@ impl Queue {
         let mut state = self.state();
         if let Some(lines) = state.waiting.pop_front() {
             state.bytes -= lines.bytes().len();
-            state.records -= u64::try_from(lines.len()).unwrap_or(0);
+            state.records -= lines.stand_for();
         }
+    }
+
+    /// Counts what was taken, and did not arrive.
+    pub(super) fn lose(&self, count: u64) {
+        self.state().lost += count;
     }
 
     /// Gives what was lost, once.
@@ -123,5 +128,30 @@ impl Queue {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::record::{Event, Traits};
+    use super::*;
+
+    #[test]
+    fn with_a_summary_all_are_lost_that_it_stands_for() {
+        let traits = Traits {
+            event: Event::AuditSummary,
+            reason: None,
+            decision: None,
+            class: None,
+            uid: None,
+        };
+        let queue = Queue::new(1);
+        let mut lines = Lines::default();
+        lines.add_aside(b"{}", traits, 1);
+        queue.push(Arc::new(lines.clone()));
+        lines.add_aside(b"{}", traits, 40);
+        queue.push(Arc::new(lines));
+        assert_eq!(queue.take_lost(), 41, "no room beside the first");
+        assert_eq!(queue.close(Instant::now()), 1, "which was not delivered");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::audit::ocsf;
+use crate::audit::{harmless, ocsf};
 use crate::config::sinks::Format;
 
 /// A line of the log as `format` has it, without an end. A record that has no
@@ -13,7 +13,7 @@ pub(super) fn render(line: &[u8], format: Format) -> Cow<'_, [u8]> {
         Format::Ocsf => str::from_utf8(line).ok().and_then(ocsf::from_native),
     };
     match event {
-        Some(event) => Cow::Owned(event.into_bytes()),
+        Some(event) => Cow::Owned(harmless(&event).into_owned().into_bytes()),
         None => Cow::Borrowed(line),
     }
 }

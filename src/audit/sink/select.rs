@@ -47,7 +47,7 @@ struct Counts {
 #[derive(Serialize)]
 pub(super) struct Summary<'a> {
     sink: &'a str,
-    records: u64,
+    pub(super) records: u64,
     ms: u64,
     first_seq: Option<u64>,
     last_seq: Option<u64>,

@@ -115,7 +115,7 @@ fn follow(mut stream: UnixStream, queue: &Queue, terms: &Terms) -> io::Result<()
                         detail: &json!({ "sink": terms.name, "records": lost }),
                     };
                     let mut aside = Lines::default();
-                    aside.add_aside(&terms.log.render(&body), body.traits());
+                    aside.add_aside(&terms.log.render(&body), body.traits(), 1);
                     send(&mut stream, &aside, terms.format)?;
                 }
             }

@@ -42,9 +42,9 @@ pub(super) fn run(args: Args) -> Outcome {
     let mut out = super::output();
     let mut unmapped = 0_u64;
     let tally = super::read(logs, &filter, &mut |_, line| match args.format {
-        Format::Native => writeln!(out, "{}", super::harmless(line)),
+        Format::Native => writeln!(out, "{}", crate::audit::harmless(line)),
         Format::Ocsf => match ocsf::from_native(line) {
-            Some(event) => writeln!(out, "{}", super::harmless(&event)),
+            Some(event) => writeln!(out, "{}", crate::audit::harmless(&event)),
             None => {
                 unmapped += 1;
                 Ok(())

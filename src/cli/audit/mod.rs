@@ -17,7 +17,6 @@ use clap::Subcommand;
 
 use super::{ConfigArg, Outcome};
 use crate::audit::reading::{Filter, Logs, Progress, ReadingError, Record, Tally};
-use crate::diagnose::plain_text;
 use crate::policy::PathFilter;
 use crate::provider::{Class, Provider};
 use crate::utc;
@@ -225,30 +224,6 @@ fn finish(mut out: impl io::Write) -> io::Result<()> {
     }
 }
 
-/// A record's line, with what could steer a terminal escaped, as JSON has it.
-pub(super) fn harmless(line: &str) -> std::borrow::Cow<'_, str> {
-    use std::fmt::Write as _;
-    if line.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
-        return line.into();
-    }
-    let mut out = String::with_capacity(line.len());
-    for char in line.chars() {
-        let text = char.encode_utf8(&mut [0; 4]).to_owned();
-        if char.is_ascii_control() && char != '\x7f' {
-            // Between the parts of the object; within a text none can be.
-            out.push(' ');
-        } else if plain_text(&text) == text {
-            out.push(char);
-        } else {
-            for unit in char.encode_utf16(&mut [0; 2]) {
-                // Writing to a String cannot fail.
-                let _ = write!(out, "\\u{unit:04x}");
-            }
-        }
-    }
-    out.into()
-}
-
 /// As much of the end of `text` as fits.
 pub(super) fn end_of(text: &str, width: usize) -> String {
     let count = text.chars().count();
@@ -289,7 +264,7 @@ mod tests {
     #[test]
     fn a_line_stays_the_same_json_and_steers_no_terminal() {
         let line = "{\"a\":\"\u{9b}31m\u{202e}\u{7f} é\",\r\"b\":\"\\u001b\"}";
-        let shown = harmless(line);
+        let shown = crate::audit::harmless(line);
         assert!(shown.chars().all(|it| !it.is_control() && it != '\u{202e}'));
         let read = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
         assert_eq!(read(&shown), read(line));

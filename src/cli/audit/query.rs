@@ -47,7 +47,7 @@ pub(super) fn run(args: Args) -> Outcome {
     }
     let tally = super::read(logs, &filter, &mut |record, line| {
         if args.json {
-            writeln!(out, "{}", super::harmless(line))
+            writeln!(out, "{}", crate::audit::harmless(line))
         } else if args.csv {
             csv(record, &mut out)
         } else {

@@ -77,7 +77,8 @@ pub(super) fn run(args: Args) -> Outcome {
     }
     let text = match args.json {
         true => {
-            super::harmless(&as_json(outcome, &candidate.policy).to_string()).into_owned() + "\n"
+            crate::audit::harmless(&as_json(outcome, &candidate.policy).to_string()).into_owned()
+                + "\n"
         }
         false => as_text(outcome, &candidate.policy),
     };

@@ -103,7 +103,7 @@ impl Shown {
             return Ok(());
         }
         if self.json {
-            return writeln!(out, "{}", super::harmless(line));
+            return writeln!(out, "{}", crate::audit::harmless(line));
         }
         let text = one_line(&record);
         match colour(&record).filter(|_| self.coloured) {

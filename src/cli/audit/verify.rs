@@ -1,11 +1,13 @@
 //! `imdsfw audit verify`.
 
+use std::error::Error;
 use std::io;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use super::{LogArgs, Outcome};
-use crate::audit::read_head;
 use crate::audit::reading::{Logs, Verified};
+use crate::audit::{Head, read_head};
 
 /// Check that the log is as it was written.
 ///
@@ -32,38 +34,61 @@ pub(super) struct Args {
     json: bool,
 }
 
+/// A log that is being copied, cut or compressed is not whole for a moment.
+const LOOKS: u32 = 3;
+const BETWEEN: Duration = Duration::from_secs(2);
+const STILL: Duration = Duration::from_secs(30);
+
 pub(super) fn run(args: Args) -> Outcome {
-    let (logs, head) = if args.logs.files.is_empty() {
-        let config = args.logs.config.load()?;
-        // First the head, which is never ahead of the log.
-        let head = read_head(&config.state_directory).map_err(|error| {
-            let directory = config.state_directory.display();
-            format!("{directory}: the head of the chain cannot be read: {error}")
-        })?;
-        let logs = Logs::with_rotated(&config.audit.file)?;
-        if logs.is_empty() {
-            let file = config.audit.file.display();
-            return Err(match head {
-                Some(head) => format!("there is no log: {file}, of which #{} is known", head.seq),
-                None => format!("there is no log yet: {file} is not there"),
-            }
-            .into());
+    let mut looks = 0;
+    let verified = loop {
+        looks += 1;
+        let (logs, head) = open(&args)?;
+        let is_still = logs.is_untouched_for(STILL);
+        let verified = super::with_progress(|progress| logs.verify(head, progress))?;
+        let is_named = !args.logs.files.is_empty();
+        if verified.is_whole() || is_still || is_named || looks == LOOKS {
+            break verified;
         }
-        (logs, head)
-    } else {
-        (args.logs.open()?, None)
+        std::thread::sleep(BETWEEN);
     };
-    let verified = super::with_progress(|progress| logs.verify(head, progress))?;
     let mut out = super::output();
     match args.json {
         true => print_json(&verified, &mut out)?,
-        false => print(&verified, &mut out)?,
+        false => print(&verified, args.logs.files.is_empty(), &mut out)?,
     }
     super::finish(out)?;
     Ok(match verified.is_whole() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })
+}
+
+fn open(args: &Args) -> Result<(Logs, Option<Head>), Box<dyn Error>> {
+    if !args.logs.files.is_empty() {
+        return Ok((args.logs.open()?, None));
+    }
+    let config = args.logs.config.load()?;
+    // First the head, which is never ahead of the log.
+    let head = read_head(&config.state_directory).map_err(|error| {
+        let directory = config.state_directory.display();
+        format!("{directory}: the head of the chain cannot be read: {error}")
+    })?;
+    let logs = Logs::with_rotated(&config.audit.file)?;
+    if logs.is_empty() {
+        let file = config.audit.file.display();
+        return Err(match head {
+            Some(head) => {
+                format!(
+                    "there is no log: {file}, of which #{} is known",
+                    head.link.seq
+                )
+            }
+            None => format!("there is no log yet: {file} is not there"),
+        }
+        .into());
+    }
+    Ok((logs, head))
 }
 
 fn print_json(verified: &Verified, out: &mut impl io::Write) -> io::Result<()> {
@@ -74,7 +99,7 @@ fn print_json(verified: &Verified, out: &mut impl io::Write) -> io::Result<()> {
     writeln!(out, "{whole}")
 }
 
-fn print(verified: &Verified, out: &mut impl io::Write) -> io::Result<()> {
+fn print(verified: &Verified, is_configured: bool, out: &mut impl io::Write) -> io::Result<()> {
     for problem in &verified.problems {
         writeln!(out, "{problem}")?;
     }
@@ -98,8 +123,18 @@ fn print(verified: &Verified, out: &mut impl io::Write) -> io::Result<()> {
             said += &plural(problems + verified.more, "problem");
         }
     }
-    if verified.is_whole() && verified.head.is_some() {
-        said += ", up to the head of the chain";
+    if verified.is_whole() && is_configured {
+        said += &match (verified.head, verified.behind) {
+            (Some(_), 0) => ", up to the head of the chain".to_owned(),
+            (Some(_), behind) => {
+                format!(", up to the head of the chain and {behind} behind it")
+            }
+            (None, _) => "; no head of the chain is kept".to_owned(),
+        };
+    }
+    if verified.unchained > 0 {
+        let unchained = plural(verified.unchained, "record");
+        said += &format!("; the first {unchained} are of before there was a chain");
     }
     writeln!(out, "{said}")
 }

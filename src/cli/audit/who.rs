@@ -55,7 +55,9 @@ pub(super) fn run(args: Args) -> Outcome {
         Ok(())
     })?;
     let text = match args.json {
-        true => super::harmless(&found.json(&args.access_key).to_string()).into_owned() + "\n",
+        true => {
+            crate::audit::harmless(&found.json(&args.access_key).to_string()).into_owned() + "\n"
+        }
         false => found.text(&args.access_key),
     };
     print(&text)?;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 
-use super::{ConfigArg, Outcome, audit, print};
+use super::{ConfigArg, Outcome, print};
 use crate::audit::reading::{Follow, Record, Stream};
 use crate::audit::window::{SECONDS, Window};
 use crate::config::sinks::SinkConfig;
@@ -82,7 +82,7 @@ pub(super) fn run(args: Args) -> Outcome {
             false => window.turn(SystemTime::now()),
         }
         let text = match args.json {
-            true => audit::harmless(&as_json(&window).to_string()).into_owned() + "\n",
+            true => crate::audit::harmless(&as_json(&window).to_string()).into_owned() + "\n",
             false => screen::once(&window),
         };
         print(&text)?;

@@ -31,8 +31,13 @@ pub struct Reach {
     pub writable: Vec<PathBuf>,
     /// TCP ports that are connected to.
     pub ports: Vec<u16>,
-    /// Whether sockets of this host are connected to (unix(7)).
-    pub unix: bool,
+    /// Whether sockets of this host are connected to (unix(7)) that take
+    /// datagrams,
+    pub unix_datagrams: bool,
+    /// and those that take a stream.
+    pub unix_streams: bool,
+    /// Whether files in the writable ones are ever removed.
+    pub removes: bool,
 }
 
 /// What the kernel enforces.
@@ -72,7 +77,7 @@ pub enum SandboxError {
 pub fn enter(_: &Dropped, reach: &Reach) -> Result<InForce, SandboxError> {
     Ok(InForce {
         landlock: landlock::restrict(reach).map_err(SandboxError::Landlock)?,
-        seccomp: seccomp::restrict(reach.unix).map_err(SandboxError::Seccomp)?,
+        seccomp: seccomp::restrict(reach).map_err(SandboxError::Seccomp)?,
     })
 }
 

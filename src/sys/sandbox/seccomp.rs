@@ -14,7 +14,7 @@ use seccompiler::{
     SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 
-use super::Extent;
+use super::{Extent, Reach};
 
 /// Made while serving, draining and ending, with whatever arguments: on what
 /// they act, the process already holds.
@@ -61,8 +61,6 @@ const ALLOWED: &[c_long] = &[
     #[cfg(target_arch = "aarch64")]
     libc::SYS_renameat,
     libc::SYS_renameat2,
-    // Of rotated logs, the oldest.
-    libc::SYS_unlinkat,
     // Memory and threads.
     libc::SYS_brk,
     libc::SYS_munmap,
@@ -130,12 +128,12 @@ const DEADLY: &[c_long] = &[
 ];
 
 /// On a kernel or processor without seccomp filters, says so.
-pub(super) fn restrict(unix: bool) -> Result<Extent, Error> {
+pub(super) fn restrict(reach: &Reach) -> Result<Extent, Error> {
     let Ok(arch) = TargetArch::try_from(std::env::consts::ARCH) else {
         return Ok(Extent::None);
     };
     // The list comes second: it would not let the other one be loaded.
-    for filter in [deadly(arch)?, allowed(arch, unix)?] {
+    for filter in [deadly(arch)?, allowed(arch, reach)?] {
         match seccompiler::apply_filter(&filter) {
             Ok(()) => {}
             // prctl(2): not configured into this kernel.
@@ -160,15 +158,19 @@ fn deadly(arch: TargetArch) -> Result<BpfProgram, Error> {
     )
 }
 
-fn allowed(arch: TargetArch, unix: bool) -> Result<BpfProgram, Error> {
+fn allowed(arch: TargetArch, reach: &Reach) -> Result<BpfProgram, Error> {
     let mut rules: BTreeMap<_, _> = ALLOWED.iter().map(|call| (*call, vec![])).collect();
-    rules.extend(conditional(unix)?);
+    rules.extend(conditional(reach)?);
+    // Of rotated logs, the oldest.
+    if reach.removes {
+        rules.insert(libc::SYS_unlinkat, vec![]);
+    }
     let absent = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
     program(rules, absent, SeccompAction::Allow, arch)
 }
 
 /// Calls of which one use is needed and another would be a way out.
-fn conditional(unix: bool) -> Result<Vec<(c_long, Vec<SeccompRule>)>, BackendError> {
+fn conditional(reach: &Reach) -> Result<Vec<(c_long, Vec<SeccompRule>)>, BackendError> {
     let socket = |family, kind| {
         SeccompRule::new(vec![
             is(0, ALL, family)?,
@@ -180,8 +182,10 @@ fn conditional(unix: bool) -> Result<Vec<(c_long, Vec<SeccompRule>)>, BackendErr
     let tcp4 = socket(libc::AF_INET, libc::SOCK_STREAM)?;
     let tcp6 = socket(libc::AF_INET6, libc::SOCK_STREAM)?;
     let mut sockets = vec![tcp4, tcp6];
-    if unix {
+    if reach.unix_datagrams {
         sockets.push(socket(libc::AF_UNIX, libc::SOCK_DGRAM)?);
+    }
+    if reach.unix_streams {
         sockets.push(socket(libc::AF_UNIX, libc::SOCK_STREAM)?);
     }
     let not_executable = || SeccompRule::new(vec![is(2, PROT_EXEC.unsigned_abs(), 0)?]);

@@ -26,7 +26,7 @@ WITH
         h = 14 AND p = 1, 'bypass.started', h = 14 AND p = 2, 'allow_credentials',
         h = 14 AND p = 3, 'bypass.ended',
         h = 8 AND p = 1, 'audit.failing', h = 8 AND p = 2, 'audit.lost',
-        h = 8 AND p = 3, 'audit.recovered',
+        h = 8 AND p = 3, 'audit.recovered', h = 8 AND p = 4, 'sink.lost',
         h IN (15, 16) AND p = 2, 'allow_credentials',
         dice < 550, 'routine', dice < 700, 'token', dice < 800, 'allow_credentials',
         dice < 900, 'deny_credentials', dice < 950, 'no_token', dice < 990, 'deny_secrets',
@@ -99,9 +99,10 @@ WITH
             || '"changed_omitted":0,"by":[{"pid":2211,"name":"nft"}]}',
         kind = 'rules.restored', '{"by":[{"pid":2211,"name":"nft"}],"open_us":31250,"denied_meanwhile":true}',
         kind = 'rules.unguarded', '{"why":"the watcher of the rules has fallen silent"}',
-        kind = 'audit.failing', '{"error":"No space left on device (os error 28)"}',
-        kind = 'audit.lost', '{"records":12}',
-        kind = 'audit.recovered', '{"lost":12,"failing_ms":61250}', '{}') AS of_event
-SELECT head || if(kind LIKE '%.%', '"event":"' || kind || '","detail":' || of_event, request) || tail AS line
+        kind = 'audit.failing', '{"sink":"file","error":"No space left on device (os error 28)"}',
+        kind = 'audit.lost', '{"sink":"file","records":12}',
+        kind = 'sink.lost', '{"sink":"siem","records":40}',
+        kind = 'audit.recovered', '{"sink":"file","lost":12,"failing_ms":61250}', '{}') AS of_event
+SELECT head || if(kind LIKE '%.%', '"event":"' || replaceOne(kind, 'sink.', 'audit.') || '","detail":' || of_event, request) || tail AS line
 FROM numbers({rows:UInt64})
 WHERE NOT (h = 7 AND p BETWEEN 1 AND 5)

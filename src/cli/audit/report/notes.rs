@@ -115,6 +115,12 @@ pub(super) fn notes(out: &mut String, digest: &Digest) -> fmt::Result {
             counted(missing, "record is", "records are")
         ),
     );
+    let (count, text) = said("audit.altered", "time", "times");
+    note(
+        count,
+        "events",
+        format!("{text} the log was not as the daemon had left it."),
+    );
     let (count, text) = said("rules.drift", "change", "changes");
     note(
         count,
@@ -140,6 +146,12 @@ pub(super) fn notes(out: &mut String, digest: &Digest) -> fmt::Result {
         count,
         "events",
         format!("{text} refused because of errors."),
+    );
+    let (count, text) = said("credentials.stale", "time", "times");
+    note(
+        count,
+        "events",
+        format!("{text} the service gave out credentials that it should have replaced."),
     );
     let stolen: u64 = digest
         .kinds()

@@ -1,8 +1,10 @@
 //! The tables: each is whole without the script, and its rows carry by which
 //! user, class and decision they are found.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
+
+use serde_json::Value;
 
 use super::html::{Text, Time, decisions, number, program, span, times, who};
 use super::notes::{answered_v1, counted};
@@ -416,10 +418,15 @@ pub(super) fn events(out: &mut String, digest: &Digest) -> fmt::Result {
             | "policy.rejected"
             | "audit.failing"
             | "audit.lost"
+            | "audit.altered"
             | "daemon.witness_gone" => "deny",
-            "bypass.started" | "lockdown.started" | "control.refused" | "daemon.overloaded" => {
-                "watch"
-            }
+            "bypass.started"
+            | "lockdown.started"
+            | "control.refused"
+            | "daemon.overloaded"
+            | "credentials.stale"
+            | "credentials.expiring"
+            | "role.changed" => "watch",
             _ => "",
         };
         writeln!(
@@ -448,15 +455,31 @@ pub(super) fn events(out: &mut String, digest: &Digest) -> fmt::Result {
 
 /// What an event says, without the brackets where it is flat.
 fn plain(detail: &str) -> String {
-    let parsed = serde_json::from_str::<BTreeMap<String, serde_json::Value>>(detail);
-    let Ok(fields) = parsed else {
-        return detail.to_owned();
-    };
-    let said = fields.iter().map(|(name, value)| match value {
-        serde_json::Value::String(text) => format!("{name}: {text}"),
-        value => format!("{name}: {value}"),
-    });
-    said.collect::<Vec<_>>().join(" · ")
+    match serde_json::from_str(detail) {
+        Ok(value) => said(&value, " · "),
+        Err(_) => detail.to_owned(),
+    }
+}
+
+/// A value as people would write it down.
+fn said(value: &Value, between: &str) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(values) => {
+            let values: Vec<_> = values.iter().map(|it| said(it, " ")).collect();
+            values.join(", ")
+        }
+        Value::Object(fields) => {
+            let fields = fields.iter();
+            let known = fields.filter(|(_, value)| !value.is_null());
+            let said: Vec<_> = known
+                .map(|(name, value)| format!("{name}: {}", said(value, " ")))
+                .collect();
+            said.join(between)
+        }
+        Value::Null => "none".to_owned(),
+        value => value.to_string(),
+    }
 }
 
 pub(super) fn losses(out: &mut String, digest: &Digest, tally: &Tally) -> fmt::Result {
