@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::os::unix::fs::chown;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
@@ -350,8 +351,16 @@ fn await_growth(host: &Host, records: usize) {
     wait_for("records", || (host.audit().len() > grown).then_some(()));
 }
 
-/// Under load, `rotate` again and again: as many records as requests.
-fn under_load(host: &mut Host, times: usize, mut rotate: impl FnMut(&Host)) {
+/// Under load, `rotate` again and again: as many records as requests. With
+/// `IMDSFW_TEST_ROTATIONS=30`, so often, each a second after the one before.
+fn under_load(host: &mut Host, mut rotate: impl FnMut(&Host)) {
+    let asked = std::env::var("IMDSFW_TEST_ROTATIONS").ok();
+    let times = asked.as_ref().map_or(4, |times| times.parse().unwrap());
+    let pause = Duration::from_secs(asked.is_some().into());
+    let mut rotate = |host: &Host| {
+        std::thread::sleep(pause);
+        rotate(host);
+    };
     let stop = AtomicBool::new(false);
     let (answered, handed_out) = std::thread::scope(|scope| {
         let load = scope.spawn(|| load(&stop));
@@ -370,6 +379,11 @@ fn under_load(host: &mut Host, times: usize, mut rotate: impl FnMut(&Host)) {
     assert_eq!(requests.len(), answered);
     let said = requests.iter().filter(|it| it.get("credential").is_some());
     assert_eq!(said.count(), handed_out);
+    eprintln!(
+        "{times} rotations: {answered} requests answered, {} recorded, in {} files",
+        requests.len(),
+        found["files"],
+    );
 }
 
 /// Debian's logrotate, told to rotate now.
@@ -393,7 +407,7 @@ fn logrotate(host: &Host, how: &str) {
 fn logrotate_by_rename_under_load_loses_nothing_and_breaks_no_chain() {
     in_network(|net| {
         let mut host = Host::start(net, &Setup::default());
-        under_load(&mut host, 4, |host| {
+        under_load(&mut host, |host| {
             await_growth(host, 100);
             logrotate(host, "nocreate");
             kill(host.daemon_pid(), Signal::SIGHUP).unwrap();
@@ -407,7 +421,7 @@ fn logrotate_by_copytruncate_under_load_loses_nothing_and_breaks_no_chain() {
     for compress in ["", "compress\n nodelaycompress\n"] {
         in_network(move |net| {
             let mut host = Host::start(net, &Setup::default());
-            under_load(&mut host, 4, |host| {
+            under_load(&mut host, |host| {
                 await_growth(host, 100);
                 logrotate(host, &format!("{compress}copytruncate"));
             });
@@ -423,7 +437,7 @@ fn the_daemon_rotates_by_itself_and_keeps_as_many_as_it_is_to() {
             ..Setup::default()
         };
         let mut host = Host::start(net, &setup);
-        under_load(&mut host, 2, |host| {
+        under_load(&mut host, |host| {
             let files = || fs::read_dir(host.path("log")).unwrap().count();
             let before = files();
             wait_for("rotation", || (files() > before).then_some(()));
@@ -463,6 +477,7 @@ fn a_daemon_that_is_killed_has_recorded_what_it_handed_out() {
                 handed_out > 0 && said >= handed_out,
                 "{said} of {handed_out}"
             );
+            eprintln!("killed: {handed_out} handed out, {said} recorded");
             fs::remove_file(host.path(LOG)).unwrap();
             host.start_daemon();
         }
@@ -508,6 +523,15 @@ fn a_disk_that_fills_under_load_is_survived_by_the_chain() {
             host.stop_daemon();
             verified(&host);
             assert!(!host.events("audit.failing").is_empty());
+            let mut count = std::collections::BTreeMap::<String, usize>::new();
+            for it in host.audit() {
+                let what = match it["event"].as_str().unwrap() {
+                    "request" => format!("{} {}", it["status"], it["reason"]),
+                    event => format!("{event} {}", it["detail"]),
+                };
+                *count.entry(what).or_default() += 1;
+            }
+            eprintln!("{on_failure}: {count:#?}");
         });
     }
 }
