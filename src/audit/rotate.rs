@@ -92,10 +92,8 @@ fn own(path: &Path) -> io::Result<Vec<OsString>> {
 }
 
 fn is_stamp(rest: &[u8]) -> bool {
-    let Some((stamp, end)) = rest
-        .strip_prefix(b".")
-        .and_then(|rest| rest.split_at_checked(STAMP))
-    else {
+    let rest = reading::compressed_of(rest).unwrap_or(rest);
+    let Some(stamp) = rest.strip_prefix(b".").filter(|it| it.len() == STAMP) else {
         return false;
     };
     let is_like = |(byte, like): (&u8, &u8)| match like {
@@ -103,10 +101,6 @@ fn is_stamp(rest: &[u8]) -> bool {
         _ => byte == like,
     };
     stamp.iter().zip(b"00000000T000000.000000Z").all(is_like)
-        && (end.is_empty()
-            || [".gz", ".zst", ".zstd"]
-                .iter()
-                .any(|it| it.as_bytes() == end))
 }
 
 /// Of what was rotated away here, whoever did it, the file with the last record

@@ -501,6 +501,10 @@ impl Reader<'_> {
 
     fn duration(&mut self, node: Node) -> Option<Duration> {
         let expected = "expected a time above 0 with its unit, such as \"500ms\", \"1s\" or \"5m\"";
+        self.length_of_time(node, expected)
+    }
+
+    fn length_of_time(&mut self, node: Node, expected: &str) -> Option<Duration> {
         let text = node.string(expected, self.found)?;
         match duration(text) {
             Some(duration) => Some(duration),

@@ -115,17 +115,15 @@ fn rotated_names(directory: &Path, name: &OsStr) -> io::Result<Vec<OsString>> {
     // whole.
     let plain: HashSet<_> = names.iter().cloned().collect();
     names.retain(|name| {
-        !COMPRESSED.iter().any(|end| {
-            let of = name.as_bytes().strip_suffix(end.as_bytes());
-            of.is_some_and(|of| plain.contains(OsStr::from_bytes(of)))
-        })
+        let of = compressed_of(name.as_bytes());
+        !of.is_some_and(|of| plain.contains(OsStr::from_bytes(of)))
     });
     Ok(names)
 }
 
-/// What was rotated away, and whether it is compressed; of that, only what was
-/// changed last.
-pub(super) fn rotated(file: &Path) -> io::Result<Vec<(PathBuf, bool)>> {
+/// What was rotated away beside this log, and whether that is compressed: all
+/// that is not, and what was compressed last.
+pub(in crate::audit) fn rotated(file: &Path) -> io::Result<Vec<(PathBuf, bool)>> {
     let (Some(directory), Some(name)) = (file.parent(), file.file_name()) else {
         return Ok(Vec::new());
     };
@@ -138,10 +136,7 @@ pub(super) fn rotated(file: &Path) -> io::Result<Vec<(PathBuf, bool)>> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => continue,
         };
-        if !COMPRESSED
-            .iter()
-            .any(|end| found.as_bytes().ends_with(end.as_bytes()))
-        {
+        if compressed_of(found.as_bytes()).is_none() {
             plain.push((path, false));
             continue;
         }
@@ -154,12 +149,19 @@ pub(super) fn rotated(file: &Path) -> io::Result<Vec<(PathBuf, bool)>> {
     Ok(plain)
 }
 
-pub(super) fn first_seq(path: &Path) -> io::Result<Option<u64>> {
+/// The number of a file's first record.
+pub(in crate::audit) fn first_seq(path: &Path) -> io::Result<Option<u64>> {
     let file = open(path, libc::O_NOFOLLOW | libc::O_NONBLOCK)?;
     Ok(file.first.and_then(|first| first.seq))
 }
 
-pub(super) fn each_line(path: &Path, from: u64, each: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+/// Hands each whole line of a file, from a place on, to `each`; what is
+/// compressed has no other place than its beginning.
+pub(in crate::audit) fn each_line(
+    path: &Path,
+    from: u64,
+    each: &mut dyn FnMut(&[u8]),
+) -> io::Result<()> {
     let found = open(path, libc::O_NOFOLLOW | libc::O_NONBLOCK)?;
     if let Source::File(file) = &found.source {
         let mut file = file;
@@ -177,16 +179,20 @@ pub(super) fn each_line(path: &Path, from: u64, each: &mut dyn FnMut(&[u8])) -> 
     }
 }
 
+/// What a compressed file was called before; `None` where it is not compressed.
+pub(in crate::audit) fn compressed_of(name: &[u8]) -> Option<&[u8]> {
+    COMPRESSED
+        .iter()
+        .find_map(|end| name.strip_suffix(end.as_bytes()))
+}
+
 /// `audit.jsonl` itself, `audit.jsonl.1`, `audit.jsonl.2.gz`,
 /// `audit.jsonl-20261121.zst`: the name, and behind it a number or a time.
 fn is_rotated(name: &[u8], found: &[u8]) -> bool {
     let Some(rest) = found.strip_prefix(name) else {
         return false;
     };
-    let rest = COMPRESSED
-        .iter()
-        .find_map(|end| rest.strip_suffix(end.as_bytes()))
-        .unwrap_or(rest);
+    let rest = compressed_of(rest).unwrap_or(rest);
     match rest {
         [] => true,
         [b'.' | b'-', rest @ ..] => {
@@ -232,21 +238,17 @@ fn sort(files: &mut [LogFile]) {
 /// alike, the longer one goes on.
 pub(super) fn sort_by_number(files: &mut [LogFile]) {
     let seq = |file: &LogFile| file.first.as_ref().and_then(|first| first.seq);
-    let mut starts: Vec<usize> = (0..)
-        .zip(files.iter())
-        .filter(|(_, file)| seq(file) == Some(1))
-        .map(|(at, _)| at)
-        .collect();
-    let is_copy = |pair: &[LogFile]| matches!(pair, [one, other] if one.first == other.first && seq(one) == Some(1));
-    // A copy of a log's beginning begins no other one.
-    let copies: Vec<usize> = (1..)
-        .zip(files.windows(2))
-        .filter(|(_, pair)| is_copy(pair))
-        .map(|(at, _)| at)
-        .collect();
-    starts.retain(|at| !copies.contains(at));
-    let mut rest = files;
+    let mut starts = Vec::new();
+    let mut before = None;
+    for (at, file) in files.iter().enumerate() {
+        // A copy of a log's beginning begins no other one.
+        if seq(file) == Some(1) && before != file.first.as_ref() {
+            starts.push(at);
+        }
+        before = file.first.as_ref();
+    }
     // What stands before the only beginning is there by its clock alone.
+    let mut rest = files;
     for at in starts.into_iter().skip(1).rev() {
         let (before, own) = rest.split_at_mut(at.min(rest.len()));
         own.sort_by_key(|file| (seq(file).is_none(), seq(file), file.len));

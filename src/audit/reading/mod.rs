@@ -29,6 +29,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use files::LogFile;
+pub(super) use files::{compressed_of, each_line, first_seq, rotated};
 pub use filter::Filter;
 use filter::Sieve;
 pub use follow::{Follow, Followed};
@@ -39,23 +40,6 @@ pub use stream::Stream;
 pub use verify::{Kind, Problem, Verified};
 pub use when::When;
 pub use words::{account, one_line, what};
-
-/// What was rotated away beside this log, and whether that is compressed: all
-/// that is not, and what was compressed last.
-pub(super) fn rotated(file: &Path) -> io::Result<Vec<(PathBuf, bool)>> {
-    files::rotated(file)
-}
-
-/// The number of a file's first record.
-pub(super) fn first_seq(file: &Path) -> io::Result<Option<u64>> {
-    files::first_seq(file)
-}
-
-/// Hands each whole line of a file, from a place on, to `each`; what is
-/// compressed has no other place than its beginning.
-pub(super) fn each_line(file: &Path, from: u64, each: &mut dyn FnMut(&[u8])) -> io::Result<()> {
-    files::each_line(file, from, each)
-}
 
 /// The logs to be read, oldest first, open already: a rotation meanwhile
 /// changes nothing.

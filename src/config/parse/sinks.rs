@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{ACTION, ACTIONS, DURATION, PATH, Reader, duration};
+use super::{ACTION, ACTIONS, DURATION, PATH, Reader};
 use crate::config::AuditConfig;
 use crate::config::sinks::{
     FORMATS, Format, KINDS, QUEUE, STREAM, SinkConfig, SinkTarget, names_events,
@@ -255,15 +255,7 @@ impl Reader<'_> {
             node.integer(0..=0, expected, self.found)?;
             return Some(Duration::ZERO);
         }
-        let text = node.string(expected, self.found)?;
-        match duration(text) {
-            Some(duration) => Some(duration),
-            None => node.refuse(
-                format!("\"{text}\" is not a length of time"),
-                expected,
-                self.found,
-            ),
-        }
+        self.length_of_time(node, expected)
     }
 
     fn size(&mut self, node: Node) -> Option<u64> {
