@@ -206,7 +206,7 @@ fn asked_to_end_early_its_keeper_puts_the_rules_back_first() {
         hard(&host, "1h", "x");
         assert_eq!(nft_of_ours(), [""; 0]);
         assert_eq!(credentials(), 200);
-        let keeper = keeper(&host);
+        let keeper = keeper();
         let signal = nix::sys::signal::Signal::SIGTERM;
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(keeper), signal).unwrap();
         wait_for("the rules", || (ruleset() == before).then_some(()));
@@ -258,38 +258,54 @@ fn asked_to_end_early_its_keeper_puts_the_rules_back_first() {
 
 #[test]
 fn where_its_keeper_is_killed_another_puts_the_rules_back_all_the_same() {
-    for (word, backend) in BACKENDS {
-        in_network(move |net| {
-            let setup = Setup {
-                config: format!("rules.backend = \"{word}\""),
-                ..Setup::default()
-            };
-            let host = Host::start(net, &setup);
-            own_run();
-            let before = loaded(backend);
-            let kill = |pid| {
-                let pid = nix::unistd::Pid::from_raw(pid);
-                nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
-            };
-            let start = Instant::now();
-            hard(&host, "3s", "x");
-            kill(keeper(&host));
-            assert_eq!(credentials(), 200);
-            wait_for("the rules", || (loaded(backend) == before).then_some(()));
-            assert!(start.elapsed() > Duration::from_secs(3));
-            assert_eq!(await_event(&host, "bypass.ended")["why"], "expired");
+    on_each_backend(|host, backend| {
+        let before = loaded(backend);
+        let kill = |pid| {
+            let pid = nix::unistd::Pid::from_raw(pid);
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+        };
+        let start = Instant::now();
+        hard(host, "3s", "x");
+        kill(keeper());
+        assert_eq!(credentials(), 200);
+        wait_for("the rules", || (loaded(backend) == before).then_some(()));
+        assert!(start.elapsed() > Duration::from_secs(3));
+        assert_eq!(await_event(host, "bypass.ended")["why"], "expired");
 
-            hard(&host, "1h", "x");
-            kill(keeper(&host));
-            let output = run(&host, &["bypass", "off"]);
-            assert!(output.status.success(), "{output:?}");
-            wait_for("the rules", || (loaded(backend) == before).then_some(()));
-        });
-    }
+        hard(host, "1h", "x");
+        kill(keeper());
+        let output = run(host, &["bypass", "off"]);
+        assert!(output.status.success(), "{output:?}");
+        wait_for("the rules", || (loaded(backend) == before).then_some(()));
+    });
 }
 
 #[test]
 fn of_many_at_once_each_comes_after_the_other() {
+    on_each_backend(|host, backend| {
+        let before = loaded(backend);
+        let words = "bypass on --hard --for 1h --reason x";
+        let orders: Vec<_> = (0..4)
+            .map(|_| host.command(words).stderr(Stdio::piped()).spawn().unwrap())
+            .collect();
+        for order in orders {
+            let output = order.wait_with_output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+        }
+        let rest = loaded(backend);
+        assert!(
+            !rest.contains("imdsfw") && !rest.contains("IMDSFW"),
+            "{rest}"
+        );
+        // One keeps them, the others are done.
+        let off = run(host, &["bypass", "off"]);
+        assert!(off.status.success(), "{off:?}");
+        wait_for("the rules", || (loaded(backend) == before).then_some(()));
+    });
+}
+
+/// A host that runs, for each backend.
+fn on_each_backend(act: fn(&Host, Backend)) {
     for (word, backend) in BACKENDS {
         in_network(move |net| {
             let setup = Setup {
@@ -298,30 +314,13 @@ fn of_many_at_once_each_comes_after_the_other() {
             };
             let host = Host::start(net, &setup);
             own_run();
-            let before = loaded(backend);
-            let words = "bypass on --hard --for 1h --reason x";
-            let orders: Vec<_> = (0..4)
-                .map(|_| host.command(words).stderr(Stdio::piped()).spawn().unwrap())
-                .collect();
-            for order in orders {
-                let output = order.wait_with_output().unwrap();
-                assert!(output.status.success(), "{output:?}");
-            }
-            let rest = loaded(backend);
-            assert!(
-                !rest.contains("imdsfw") && !rest.contains("IMDSFW"),
-                "{rest}"
-            );
-            // One keeps them, the others are done.
-            let off = run(&host, &["bypass", "off"]);
-            assert!(off.status.success(), "{off:?}");
-            wait_for("the rules", || (loaded(backend) == before).then_some(()));
+            act(&host, backend);
         });
     }
 }
 
 /// The process that keeps the rules of this network.
-fn keeper(_: &Host) -> i32 {
+fn keeper() -> i32 {
     let own = fs::read_link("/proc/thread-self/ns/net").unwrap();
     let mut processes = fs::read_dir("/proc").unwrap().filter_map(|entry| {
         let path = entry.unwrap().path();

@@ -338,7 +338,6 @@ fn routine(native: &mut Native, place: &Place) -> Said {
     let count = native.take_count("detail.records");
     let message = format!("{} routine reads were allowed", count.unwrap_or_default());
     let api = json!({ "operation": "Unknown", "service": { "name": request::SERVICE } });
-    let (action, disposition) = (Action::Allowed, Disposition::Allowed);
     let activity = Activity::new(2, "Read");
     Said::new(
         Class::ApiActivity,
@@ -347,10 +346,7 @@ fn routine(native: &mut Native, place: &Place) -> Said {
         message,
     )
     .ended(Outcome::Success)
-    .with("action_id", json!(action.id()))
-    .with("action", json!(action.name()))
-    .with("disposition_id", json!(disposition.id()))
-    .with("disposition", json!(disposition.name()))
+    .judged(Action::Allowed, Disposition::Allowed)
     .with("api", api)
     .with("actor", json!({ "app_name": "Unknown" }))
     .with("count", count.map(Value::from))
@@ -384,15 +380,11 @@ fn control(native: &mut Native, place: &Place) -> Said {
 
 fn denied(native: &mut Native, place: &Place, message: String, api: Value) -> Said {
     let (class, severity) = (Class::ApiActivity, Severity::Medium);
-    let (action, disposition) = (Action::Denied, Disposition::Blocked);
     let asked = person(native, "detail").unwrap_or_else(|| json!({ "app_name": "Unknown" }));
     Said::new(class, Activity::UNKNOWN, severity, message)
         .ended(Outcome::Failure)
         .with("status_code", native.take("detail.reason"))
-        .with("action_id", json!(action.id()))
-        .with("action", json!(action.name()))
-        .with("disposition_id", json!(disposition.id()))
-        .with("disposition", json!(disposition.name()))
+        .judged(Action::Denied, Disposition::Blocked)
         .with("api", api)
         .with("actor", asked)
         .with("src_endpoint", place.endpoint.clone())

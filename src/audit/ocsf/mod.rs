@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::record::Event;
-use class::{Activity, Class, Outcome, Severity};
+use class::{Action, Activity, Class, Disposition, Outcome, Severity};
 use native::{Native, object};
 
 /// The version of the schema that events are valid by.
@@ -107,6 +107,14 @@ impl Said {
     fn ended(mut self, outcome: Outcome) -> Self {
         self.outcome = Some(outcome);
         self
+    }
+
+    /// What became of it, by what was done.
+    fn judged(self, action: Action, disposition: Disposition) -> Self {
+        self.with("action_id", Value::from(action.id()))
+            .with("action", Value::from(action.name()))
+            .with("disposition_id", Value::from(disposition.id()))
+            .with("disposition", Value::from(disposition.name()))
     }
 
     fn with(mut self, key: &str, value: impl Into<Option<Value>>) -> Self {
