@@ -84,10 +84,13 @@ pub(crate) struct Running<'n> {
 
 impl<'n> Running<'n> {
     pub(crate) fn start(net: &'n Net, contender: Contender) -> Self {
+        if contender == Contender::Forwarding {
+            return Self::forwarding(net, "memory.enabled = false", Stdio::inherit());
+        }
         let service = Service::nginx(net);
         let (mut proxy, mut host, mut own_token) = (None, None, None);
         match contender {
-            Contender::Direct => {}
+            Contender::Direct | Contender::Forwarding => {}
             Contender::Nginx => proxy = Some(Service::proxy(&nginx_proxy(None), "nginx")),
             Contender::NginxRedirected => {
                 proxy = Some(Service::proxy(&nginx_proxy(None), "nginx"));
@@ -100,9 +103,6 @@ impl<'n> Running<'n> {
             Contender::Haproxy => {
                 proxy = Some(Service::proxy(HAPROXY, "haproxy"));
                 redirect();
-            }
-            Contender::Forwarding => {
-                return Self::forwarding(net, "memory.enabled = false", Stdio::inherit());
             }
             Contender::Memory => {
                 (host, own_token) = firewall(net, "memory.enabled = true", Stdio::inherit());

@@ -126,9 +126,11 @@ fn main() {
     );
     if std::env::var_os(INSIDE).is_none() {
         // Few processes, and always as many: a look at all of them is part of
-        // what is measured.
+        // what is measured. The shell is the first, and waits for those that
+        // daemons leave behind.
         let error = Command::new("unshare")
             .args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"])
+            .args(["sh", "-c", r#""$@"; exit "$?""#, "sh"])
             .arg(std::env::current_exe().unwrap())
             .args(std::env::args_os().skip(1))
             .env(INSIDE, "1")

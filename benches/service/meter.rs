@@ -23,12 +23,18 @@ pub(crate) fn processor_time(processes: &[i32]) -> Duration {
     Duration::from_nanos(nanoseconds.sum())
 }
 
-/// The processes that this one has started.
+/// The processes that this one has started, and that stay: what a daemon has
+/// loaded to compare the rules with is still taken out when it is ready.
 pub(crate) fn children(of: i32) -> Vec<i32> {
     let path = format!("/proc/{of}/task/{of}/children");
     let text = fs::read_to_string(path).unwrap_or_default();
+    let stays = |pid: &i32| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm"));
+        name.is_ok_and(|name| name.trim_end() != "nft")
+    };
     text.split_whitespace()
         .map(|it| it.parse().unwrap())
+        .filter(stays)
         .collect()
 }
 
