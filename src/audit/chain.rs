@@ -54,14 +54,13 @@ impl Digest {
 
     /// Appends it as records have it.
     pub(super) fn write(self, out: &mut Vec<u8>) {
-        out.extend_from_slice(PREFIX.as_bytes());
         let digit = |value: u8| match value {
             0..=9 => b'0' + value,
             _ => b'a' + value - 10,
         };
-        for byte in self.0 {
-            out.extend([digit(byte >> 4), digit(byte & 0xf)]);
-        }
+        let digits = self.0.map(|byte| [digit(byte >> 4), digit(byte & 0xf)]);
+        out.extend_from_slice(PREFIX.as_bytes());
+        out.extend_from_slice(digits.as_flattened());
     }
 }
 

@@ -26,12 +26,12 @@ impl Ids {
         let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let count = self.count.fetch_add(1, Ordering::Relaxed) & 0xffff_ffff_ffff;
         let bits = since.as_millis() << 80 | u128::from(self.run) << 48 | u128::from(count);
-        (0..26)
-            .rev()
-            .filter_map(|at| usize::try_from(bits >> (at * 5) & 31).ok())
-            .filter_map(|digit| ALPHABET.get(digit))
-            .map(|byte| char::from(*byte))
-            .collect()
+        let mut id = String::with_capacity(26);
+        for at in (0..26).rev() {
+            let digit = usize::try_from(bits >> (at * 5) & 31).unwrap_or(0);
+            id.extend(ALPHABET.get(digit).map(|byte| char::from(*byte)));
+        }
+        id
     }
 }
 

@@ -297,22 +297,13 @@ impl Log {
 
     /// A record without its number and its place in the chain, which the writer
     /// gives it.
-    pub(super) fn render<B: Serialize>(&self, body: &B) -> Vec<u8> {
+    pub(super) fn render<B: Body>(&self, body: &B) -> Vec<u8> {
         let mut record = Vec::with_capacity(RECORD_USUAL);
         let time = utc::rfc3339_micros(SystemTime::now());
         record.extend_from_slice(b"{\"time\":\"");
         record.extend_from_slice(time.as_bytes());
         record.push(b'"');
-        let at = record.len();
-        // The types that reach here are structs with string keys: an object
-        // with fields, which cannot fail. It goes on with them, and is left
-        // open for the host.
-        if serde_json::to_writer(&mut record, body).is_ok()
-            && let Some(brace) = record.get_mut(at)
-        {
-            *brace = b',';
-            record.pop();
-        }
+        body.write(&mut record);
         let host = self.0.host.json();
         for part in [
             concat!(",\"version\":\"", env!("CARGO_PKG_VERSION"), "\",\"host\":"),

@@ -11,6 +11,7 @@ mod head;
 mod histogram;
 mod host;
 mod id;
+mod json;
 mod life;
 mod lines;
 mod log;

@@ -15,6 +15,8 @@ use crate::policy::{Account, Subject};
 use crate::provider::Class;
 use crate::request::escaped;
 
+mod written;
+
 /// The version of this schema.
 pub const SCHEMA: u32 = 1;
 /// Groups a record lists; the rest is counted.
@@ -250,19 +252,23 @@ pub(super) struct Traits {
 }
 
 /// What a record says beside the fields that all records have.
-pub(super) trait Body: Serialize {
+pub(super) trait Body {
     fn traits(&self) -> Traits;
+
+    /// Writes its members, each behind a comma.
+    fn write(&self, to: &mut Vec<u8>);
 }
 
 /// What one record says beside the fields that all records have.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
+#[cfg_attr(test, derive(Serialize))]
 pub struct RequestBody<'a> {
     pub(super) event: Event,
     pub(super) id: &'a str,
     pub(super) verdict: Option<Decision>,
     pub(super) decision: Option<Decision>,
     pub(super) reason: Reason,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, serde(skip_serializing_if = "Option::is_none"))]
     pub(super) detail: Option<&'a str>,
     pub(super) rule: Option<&'a str>,
     pub(super) policy: Option<&'a str>,
@@ -272,22 +278,23 @@ pub struct RequestBody<'a> {
     pub(super) status: Option<u16>,
     pub(super) bytes: u64,
     pub(super) latency_us: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, serde(skip_serializing_if = "Option::is_none"))]
     pub(super) served: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, serde(skip_serializing_if = "Option::is_none"))]
     pub(super) hidden: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, serde(skip_serializing_if = "Option::is_none"))]
     pub(super) credential: Option<&'a CredentialRecord>,
 }
 
 /// Who asked. Unknown is `null`.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
+#[cfg_attr(test, derive(Serialize))]
 pub struct CallerRecord<'a> {
     uid: Option<u32>,
     user: Option<&'a str>,
     gid: Option<u32>,
     groups: Option<Vec<&'a str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, serde(skip_serializing_if = "Option::is_none"))]
     groups_omitted: Option<usize>,
     pid: Option<u32>,
     exe: Option<Cow<'a, str>>,
@@ -295,10 +302,11 @@ pub struct CallerRecord<'a> {
     loginuid: Option<i64>,
     ses: Option<i64>,
     unit: Option<Cow<'a, str>>,
-    #[serde(serialize_with = "shown")]
+    #[cfg_attr(test, serde(serialize_with = "shown"))]
     address: ClientAddr,
 }
 
+#[cfg(test)]
 fn shown<S: Serializer>(address: &ClientAddr, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(address)
 }
@@ -352,7 +360,8 @@ impl<'a> CallerRecord<'a> {
 }
 
 /// What was asked. Unknown is `null`.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default)]
+#[cfg_attr(test, derive(Serialize))]
 pub struct RequestRecord<'a> {
     /// As in the request line; escaped where the request is malformed.
     pub method: Option<&'a str>,
@@ -365,13 +374,14 @@ pub struct RequestRecord<'a> {
     /// Escaped and shortened; recorded, never matched.
     pub user_agent: Option<&'a str>,
     /// The target where there is no canonical path, escaped and shortened.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, serde(skip_serializing_if = "Option::is_none"))]
     pub raw: Option<&'a str>,
 }
 
 /// Which credentials an answer carried: the key id that CloudTrail names,
 /// never the key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Serialize))]
 pub struct CredentialRecord {
     /// `ASIA…`.
     pub access_key_id: Option<String>,
@@ -398,6 +408,10 @@ impl Body for RequestBody<'_> {
             uid: self.caller.uid,
         }
     }
+
+    fn write(&self, to: &mut Vec<u8>) {
+        self.put_members(to);
+    }
 }
 
 impl<D: Serialize> Body for EventBody<'_, D> {
@@ -408,6 +422,17 @@ impl<D: Serialize> Body for EventBody<'_, D> {
             decision: None,
             class: None,
             uid: None,
+        }
+    }
+
+    fn write(&self, to: &mut Vec<u8>) {
+        let at = to.len();
+        // A struct with string keys: an object with fields, which cannot fail.
+        if serde_json::to_writer(&mut *to, self).is_ok()
+            && let Some(brace) = to.get_mut(at)
+        {
+            *brace = b',';
+            to.pop();
         }
     }
 }

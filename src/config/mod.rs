@@ -160,6 +160,16 @@ pub enum Mode {
     Observe,
 }
 
+impl Mode {
+    /// The word in config and records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Observe => "observe",
+        }
+    }
+}
+
 /// Who mints the tokens that clients present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenMode {

@@ -108,13 +108,9 @@ impl PresentedToken {
         let plain = value.len() <= TOKEN_MAX
             && value
                 .iter()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"-_=".contains(byte));
-        let text = if plain {
-            String::from_utf8_lossy(value).into()
-        } else {
-            "".into()
-        };
-        Self(text)
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'='));
+        let text = std::str::from_utf8(value).ok().filter(|_| plain);
+        Self(text.unwrap_or_default().into())
     }
 }
 
