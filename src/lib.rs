@@ -70,6 +70,8 @@ pub mod proxy;
 pub mod request;
 #[forbid(unsafe_code)]
 pub mod sim;
+#[forbid(unsafe_code)]
+mod sorted;
 #[allow(unsafe_code)]
 pub mod sys;
 #[forbid(unsafe_code)]

@@ -37,6 +37,7 @@ pub(super) fn serve(ready: Ready) -> Result<(), StartError> {
         sandbox,
         log,
         writer,
+        tidying,
     } = ready;
     let manager = Arc::new(manager);
     let ended_by = Arc::new(OnceLock::new());
@@ -124,6 +125,8 @@ pub(super) fn serve(ready: Ready) -> Result<(), StartError> {
         }
         manager.ready();
         greeting.say();
+        // Waits for it.
+        tokio::task::spawn_blocking(|| drop(tidying));
         let served = Arc::new(proxy).run(listeners, stop).await;
         served.map_err(StartError::Runtime)
     });

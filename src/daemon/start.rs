@@ -2,8 +2,10 @@
 //! it needs and gives up what it may not keep.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixListener;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Uid, User, chown, geteuid};
@@ -21,7 +23,7 @@ use crate::config::{self, Config, LoadedPolicy, MetricsAt, load_policy};
 use crate::control::{self, Acceptor, Snapshot, Store, clock};
 use crate::diagnose::Diagnostics;
 use crate::ids;
-use crate::intercept::{self, Drift, RuleSet};
+use crate::intercept::{self, Afterwards, Drift, RuleSet};
 use crate::limits::Owners;
 use crate::metrics;
 use crate::notify::Manager;
@@ -31,9 +33,10 @@ use crate::sys::privilege;
 use crate::sys::sandbox::{self, Extent, InForce, Reach};
 use crate::watch::report;
 
-/// Threads that may be walking through the cgroups, or reading a policy, at
-/// once; one of each would do.
-const BLOCKING_THREADS: usize = 3;
+/// Threads that may be walking through the cgroups, reading a policy, or
+/// waiting for what the start has left to be done, at once; one of each would
+/// do.
+const BLOCKING_THREADS: usize = 4;
 
 /// All that a daemon serves with. Whoever has it holds no privilege any more.
 pub(super) struct Ready<'a> {
@@ -59,6 +62,7 @@ pub(super) struct Ready<'a> {
     pub(super) sandbox: InForce,
     pub(super) log: Log,
     pub(super) writer: audit::Writer,
+    pub(super) tidying: Afterwards,
 }
 
 /// `path` is where `config` was read.
@@ -74,22 +78,31 @@ pub(super) fn start<'a>(config: &'a Config, path: &Path) -> Result<Ready<'a>, St
     // Also where it was started through another name.
     let _ = nix::sys::prctl::set_name(c"imdsfw");
     let rules = RuleSet::from_config(config).map_err(StartError::RuleSet)?;
-    if is_root {
-        verify(&rules)?;
-    } else if geteuid().as_raw() != rules.daemon_uid().0 {
+    if !is_root && geteuid().as_raw() != rules.daemon_uid().0 {
         let started = ids::Uid(geteuid().as_raw());
         return Err(StartError::NotTheDaemon(started, rules.daemon_uid()));
     }
-    let policy = load(config);
-    let owners = Owners::of_this_host();
-    let sockets = match handed {
-        Some(handed) => Sockets::adopt(handed, &rules, config).map_err(StartError::Handed)?,
-        None => Sockets::bind(&rules)?,
-    };
+    // Other programs read the rules, which takes as long as all the rest.
+    let (verified, prepared) = std::thread::scope(|scope| {
+        let verified = is_root.then(|| scope.spawn(|| verify(&rules)));
+        let prepared = Prepared::new(config, &rules, handed, is_root);
+        let verified = verified.map(|it| it.join().unwrap_or_else(|it| resume_unwind(it)));
+        (verified.transpose(), prepared)
+    });
+    let tidying = verified?.unwrap_or_default();
+    let Prepared {
+        policy,
+        owners,
+        sockets,
+        account,
+        gid,
+        descriptors,
+        names,
+        witness,
+    } = prepared?;
     if !is_root {
         intercept::probe(&rules).map_err(StartError::Unguarded)?;
     }
-    let (account, gid) = own_account(rules.daemon_uid());
     let post = match sockets.post {
         Some(post) => Some(post),
         None => post(config, is_root)?,
@@ -112,15 +125,6 @@ pub(super) fn start<'a>(config: &'a Config, path: &Path) -> Result<Ready<'a>, St
     provide_directory(log_directory, 0o750, account, gid)
         .map_err(|error| StartError::Audit(log_directory.into(), error))?;
     provide_state(&config.state_directory, account, gid);
-    let descriptors = privilege::limit_resources().map_err(StartError::Limits)?;
-    let names = names::process::spawn(account, gid).map_err(StartError::Names)?;
-    let witness = witness::Source::new(
-        &config.witness_user,
-        rules.daemon_uid(),
-        sockets.witness,
-        is_root,
-    )
-    .map_err(StartError::Witness)?;
     let dropped = privilege::drop_to(account, gid).map_err(StartError::Privilege)?;
     if let Some(post) = &post {
         guards::claim(post).map_err(|error| StartError::Post(report::socket(config), error))?;
@@ -184,7 +188,54 @@ pub(super) fn start<'a>(config: &'a Config, path: &Path) -> Result<Ready<'a>, St
         sandbox,
         log,
         writer,
+        tidying,
     })
+}
+
+/// What the kernel rules have no part in. Should they not be as they must, it
+/// ends with this process.
+struct Prepared {
+    policy: Result<Found, Refused>,
+    owners: Owners,
+    sockets: Sockets,
+    account: Uid,
+    gid: Gid,
+    descriptors: usize,
+    names: OwnedFd,
+    witness: witness::Source,
+}
+
+impl Prepared {
+    fn new(
+        config: &Config,
+        rules: &RuleSet,
+        handed: Option<Vec<OwnedFd>>,
+        is_root: bool,
+    ) -> Result<Self, StartError> {
+        let policy = load(config);
+        let owners = Owners::of_this_host();
+        let mut sockets = match handed {
+            Some(handed) => Sockets::adopt(handed, rules, config).map_err(StartError::Handed)?,
+            None => Sockets::bind(rules)?,
+        };
+        let (account, gid) = own_account(rules.daemon_uid());
+        let descriptors = privilege::limit_resources().map_err(StartError::Limits)?;
+        let names = names::process::spawn(account, gid).map_err(StartError::Names)?;
+        let handed = sockets.witness.take();
+        let witness =
+            witness::Source::new(&config.witness_user, rules.daemon_uid(), handed, is_root)
+                .map_err(StartError::Witness)?;
+        Ok(Self {
+            policy,
+            owners,
+            sockets,
+            account,
+            gid,
+            descriptors,
+            names,
+            witness,
+        })
+    }
 }
 
 /// The directories and ports that the daemon needs while it serves.
@@ -251,15 +302,15 @@ fn warn_of_lacks(InForce { seccomp, landlock }: InForce) {
 }
 
 /// As root, which can read them.
-fn verify(rules: &RuleSet) -> Result<(), StartError> {
-    let drift = intercept::verify(rules).map_err(StartError::Verify)?;
+fn verify(rules: &RuleSet) -> Result<Afterwards, StartError> {
+    let (drift, afterwards) = intercept::verify_to_serve(rules).map_err(StartError::Verify)?;
     if drift.iter().any(Drift::is_open) {
         return Err(StartError::Drift(drift));
     }
     for foreign in &drift {
         tracing::warn!("{foreign}; `imdsfw rules apply` puts ours first");
     }
-    Ok(())
+    Ok(afterwards)
 }
 
 /// The policy to start with.

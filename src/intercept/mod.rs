@@ -27,6 +27,8 @@ mod probe;
 mod saved;
 mod tool;
 
+use std::panic::resume_unwind;
+
 pub use account::{AccountError, daemon_uid};
 pub use drift::{Drift, DriftKind};
 pub use model::{RuleSet, RuleSetError, Shares};
@@ -64,6 +66,25 @@ impl Backend {
         }
     }
 
+    /// `None` where it holds no rules of ours.
+    fn verify(self, rules: &RuleSet, hurry: Hurry) -> Result<Option<Verified>, InterceptError> {
+        Ok(match Variant::of(self) {
+            None => nft::kernel::verify(rules, hurry)?
+                .map(|(drifts, expected)| (drifts, Afterwards(Some(expected)))),
+            Some(variant) => {
+                let drifts = variant.verify(rules)?;
+                drifts.map(|drifts| (drifts, Afterwards::default()))
+            }
+        })
+    }
+
+    fn missing(self) -> Drift {
+        match Variant::of(self) {
+            None => nft::kernel::missing(),
+            Some(variant) => variant.missing(),
+        }
+    }
+
     fn remove(self) -> Result<bool, InterceptError> {
         match Variant::of(self) {
             None => nft::kernel::remove(),
@@ -78,25 +99,26 @@ fn to_load(rules: &RuleSet) -> Backend {
     rules.backend().or_else(there).unwrap_or(Backend::Nft)
 }
 
-/// The back ends that hold rules of ours. One that was asked for by name is
-/// asked, whatever becomes of it; else those whose tools are there.
-fn loaded(asked: Option<Backend>) -> Result<Vec<Backend>, InterceptError> {
+/// Those that could hold rules of ours: one that was asked for by name,
+/// whatever becomes of it, else those whose tools are there.
+fn candidates(asked: Option<Backend>) -> Result<Vec<Backend>, InterceptError> {
     let candidates: Vec<Backend> = match asked {
         Some(backend) => vec![backend],
         None => ALL.into_iter().filter(|it| it.is_there()).collect(),
     };
-    if candidates.is_empty() {
-        return Err(InterceptError::Missing(Tool::nft()));
+    match candidates.is_empty() {
+        true => Err(InterceptError::Missing(Tool::nft())),
+        false => Ok(candidates),
     }
-    // One that has its tool but no support in the kernel holds nothing.
-    let answers: Vec<_> = candidates
-        .into_iter()
-        .map(|backend| (backend, backend.is_loaded()))
-        .collect();
+}
+
+/// The back ends that hold rules of ours. One that has its tool but no support
+/// in the kernel holds nothing.
+fn loaded(asked: Option<Backend>) -> Result<Vec<Backend>, InterceptError> {
     let mut holding = Vec::new();
     let mut failed = None;
     let mut has_answered = false;
-    for (backend, answer) in answers {
+    for (backend, answer) in ask(candidates(asked)?) {
         match answer {
             Ok(is_loaded) => {
                 has_answered = true;
@@ -109,6 +131,19 @@ fn loaded(asked: Option<Backend>) -> Result<Vec<Backend>, InterceptError> {
         Some(error) if !has_answered => Err(error),
         _ => Ok(holding),
     }
+}
+
+/// Asks all at once whether they hold rules of ours.
+fn ask(candidates: Vec<Backend>) -> Vec<(Backend, Result<bool, InterceptError>)> {
+    std::thread::scope(|scope| {
+        let ask = |backend: Backend| (backend, scope.spawn(move || backend.is_loaded()));
+        let asked: Vec<_> = candidates.into_iter().map(ask).collect();
+        let answered = asked.into_iter().map(|(backend, answer)| {
+            let answer = answer.join().unwrap_or_else(|it| resume_unwind(it));
+            (backend, answer)
+        });
+        answered.collect()
+    })
 }
 
 /// What [`apply`] would load, as text for the tool that it would run.
@@ -171,19 +206,70 @@ pub fn restore(rules: &RuleSet, backend: Backend) -> Result<(), InterceptError> 
 /// # Errors
 /// [`InterceptError`] when the rules cannot be read: neither good nor drifted.
 pub fn verify(rules: &RuleSet) -> Result<Vec<Drift>, InterceptError> {
-    let holding = loaded(rules.backend())?;
-    let backend = holding.first().copied().unwrap_or_else(|| to_load(rules));
-    let mut drifts = match Variant::of(backend) {
-        None => nft::kernel::verify(rules)?,
-        Some(variant) => variant.verify(rules)?,
+    compare(rules, Hurry::ToRestore).map(|(drifts, _)| drifts)
+}
+
+/// The same, for who wants to go on as soon as all is known to be well, while
+/// what was loaded to compare with is still taken out of the kernel.
+///
+/// # Errors
+/// Those of [`verify`].
+pub fn verify_to_serve(rules: &RuleSet) -> Result<Verified, InterceptError> {
+    compare(rules, Hurry::ToServe)
+}
+
+/// What somebody waits for most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hurry {
+    /// To hear that rules are missing.
+    ToRestore,
+    /// To hear that all are there.
+    ToServe,
+}
+
+fn compare(rules: &RuleSet, hurry: Hurry) -> Result<Verified, InterceptError> {
+    let likely = to_load(rules);
+    let mut others = candidates(rules.backend())?;
+    others.retain(|it| *it != likely);
+    // Compared with while the others are asked.
+    let (compared, answers) = std::thread::scope(|scope| {
+        let others = scope.spawn(|| ask(others));
+        let compared = likely.verify(rules, hurry);
+        (
+            compared,
+            others.join().unwrap_or_else(|it| resume_unwind(it)),
+        )
+    });
+    let holds = |(backend, answer)| matches!(answer, Ok(true)).then_some(backend);
+    let others: Vec<Backend> = answers.into_iter().filter_map(holds).collect();
+    let verified = |backend: Backend, it: Option<Verified>| {
+        it.unwrap_or_else(|| (vec![backend.missing()], Afterwards::default()))
     };
-    drifts.extend(holding.iter().skip(1).map(|other| Drift {
+    let ((mut drifts, afterwards), unexpected) = match (compared, others.split_first()) {
+        // It has rules of ours that cannot be compared.
+        (Err(error), Some(_)) if likely.is_loaded().unwrap_or(false) => return Err(error),
+        (Ok(None) | Err(_), Some((other, rest))) => {
+            (verified(*other, other.verify(rules, hurry)?), rest)
+        }
+        (compared, _) => (verified(likely, compared?), others.as_slice()),
+    };
+    drifts.extend(unexpected.iter().map(|other| Drift {
         kind: DriftKind::Unexpected,
         place: other.place().to_owned(),
         line: None,
     }));
-    Ok(drifts)
+    Ok((drifts, afterwards))
 }
+
+/// The differences, and what is left to be done.
+pub type Verified = (Vec<Drift>, Afterwards);
+
+/// What [`verify_to_serve`] has left to be done. Dropped, it waits for that.
+#[derive(Debug, Default)]
+pub struct Afterwards(
+    // Held for what happens when it is dropped.
+    #[expect(dead_code)] Option<nft::kernel::Expected>,
+);
 
 /// Whether any back end holds rules of ours.
 ///

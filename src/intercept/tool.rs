@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 /// Where the tools stand when PATH does not say: services and cron start
 /// without the sbin directories.
@@ -102,6 +102,23 @@ impl Tool {
         } else {
             Err(explain(self, &String::from_utf8_lossy(&output.stderr)))
         }
+    }
+
+    /// Starts it with this input. Nobody hears what it prints.
+    pub(super) fn start(self, args: &[&str], stdin: &str) -> Result<Child, InterceptError> {
+        let failed = |error| InterceptError::Failed(self, error);
+        let mut child = (self.command()?)
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(failed)?;
+        if let Some(mut pipe) = child.stdin.take() {
+            // It tells by its end what became of it.
+            let _ = pipe.write_all(stdin.as_bytes());
+        }
+        Ok(child)
     }
 
     fn find(self) -> Option<PathBuf> {

@@ -74,7 +74,17 @@ struct Hijacked(Pid);
 
 impl Hijacked {
     fn seize(pid: Pid) -> Self {
-        // In the middle of starting, it waits for nothing.
+        // In the middle of starting, it waits for nothing; and whoever traces it
+        // would hear of the end of a child first.
+        let children = format!("/proc/{pid}/task/{pid}/children");
+        let is_nft = |child: &str| {
+            let name = fs::read_to_string(format!("/proc/{child}/comm"));
+            name.is_ok_and(|name| name == "nft\n")
+        };
+        wait_for("the end of nft", || {
+            let children = fs::read_to_string(&children).ok()?;
+            (!children.split_whitespace().any(is_nft)).then_some(())
+        });
         wait_for("a system call that waits", || {
             let wchan = fs::read_to_string(format!("/proc/{pid}/syscall")).ok()?;
             (!wchan.starts_with("running")).then_some(())

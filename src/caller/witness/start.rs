@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
+use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, recv, setsockopt, socketpair, sockopt,
 };
@@ -121,8 +122,16 @@ pub fn start(run_as: RunAs) -> Result<OwnedFd, WitnessError> {
         .map_err(WitnessError::Start)?;
     let patience = TimeVal::new(READY_SECONDS, 0);
     let mut said = [0; READY.len()];
-    let heard = setsockopt(&ours, sockopt::ReceiveTimeout, &patience)
-        .and_then(|()| recv(ours.as_raw_fd(), &mut said, MsgFlags::empty()));
+    let patient = setsockopt(&ours, sockopt::ReceiveTimeout, &patience);
+    let heard = patient.and_then(|()| {
+        loop {
+            match recv(ours.as_raw_fd(), &mut said, MsgFlags::empty()) {
+                // As when another child ends.
+                Err(Errno::EINTR) => {}
+                heard => return heard,
+            }
+        }
+    });
     match heard {
         Ok(_) if said == READY => Ok(ours),
         _ => Err(WitnessError::NotReady),

@@ -23,17 +23,23 @@ const EXPECTED_PREFIX: &str = "IMDSFWX";
 const BEFORE_NAT: i32 = -101;
 
 impl Variant {
-    /// Every difference between `rules` and what the kernel holds.
+    /// That there are no chains of ours.
+    pub(in crate::intercept) fn missing(self) -> Drift {
+        Drift {
+            kind: DriftKind::Missing,
+            place: format!("{} chains {PREFIX}*", self.name(Family::V4)),
+            line: None,
+        }
+    }
+
+    /// Every difference between `rules` and what the kernel holds; `None` where
+    /// there are no chains of ours.
     pub(in crate::intercept) fn verify(
         self,
         rules: &RuleSet,
-    ) -> Result<Vec<Drift>, InterceptError> {
+    ) -> Result<Option<Vec<Drift>>, InterceptError> {
         if !self.is_loaded()? {
-            return Ok(vec![Drift {
-                kind: DriftKind::Missing,
-                place: format!("{} chains {PREFIX}*", self.name(Family::V4)),
-                line: None,
-            }]);
+            return Ok(None);
         }
         let mut drifts = Vec::new();
         for family in Family::BOTH {
@@ -63,7 +69,7 @@ impl Variant {
         if Tool::nft().is_there() {
             drifts.extend(nft::kernel::ahead(BEFORE_NAT)?);
         }
-        Ok(drifts)
+        Ok(Some(drifts))
     }
 }
 

@@ -9,11 +9,13 @@
 //! Must never leave that second table behind, nor change a table that is not
 //! ours.
 
+use std::panic::resume_unwind;
 use std::path::Path;
-use std::process;
+use std::process::{self, Child};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{NAT_FIRST, TABLE, is_count, render, render_dormant};
+use crate::intercept::Hurry;
 use crate::intercept::drift::{Drift, DriftKind, compare_lines};
 use crate::intercept::model::RuleSet;
 use crate::intercept::tool::{InterceptError, Tool};
@@ -54,21 +56,41 @@ pub(in crate::intercept) fn load_dump(dump: &str) -> Result<(), InterceptError> 
     ))
 }
 
-/// Every difference between `rules` and what the kernel holds.
-pub(in crate::intercept) fn verify(rules: &RuleSet) -> Result<Vec<Drift>, InterceptError> {
-    let tables = tables()?;
-    clear_leftovers(&tables)?;
-    if !tables.iter().any(|table| table == TABLE) {
-        return Ok(vec![Drift {
-            kind: DriftKind::Missing,
-            place: format!("table inet {TABLE}"),
-            line: None,
-        }]);
-    }
-    let live = list(TABLE)?;
-    let expected = Expected::load(rules)?;
+/// Every difference between `rules` and what the kernel holds, and what was
+/// loaded to compare with, on its way out. `None` where there is no table of
+/// ours.
+pub(in crate::intercept) fn verify(
+    rules: &RuleSet,
+    hurry: Hurry,
+) -> Result<Option<(Vec<Drift>, Expected)>, InterceptError> {
+    let (here, expected) = match hurry {
+        Hurry::ToRestore => match Here::look()? {
+            Some(here) => (here, Expected::load(rules)?),
+            None => return Ok(None),
+        },
+        Hurry::ToServe => {
+            // The kernel takes its time over a change, which is nobody's
+            // processor's.
+            let (here, expected) = std::thread::scope(|scope| {
+                let here = scope.spawn(Here::look);
+                let expected = Expected::load(rules);
+                (here.join().unwrap_or_else(|it| resume_unwind(it)), expected)
+            });
+            match here? {
+                Some(here) => (here, expected?),
+                None => return Ok(None),
+            }
+        }
+    };
+    compare_with(here, expected).map(Some)
+}
+
+fn compare_with(
+    Here { live, ahead }: Here,
+    mut expected: Expected,
+) -> Result<(Vec<Drift>, Expected), InterceptError> {
     let mut blocks = parse(&list(&expected.name)?);
-    drop(expected);
+    expected.go();
     // What makes it dormant, and is not to be found in the live one.
     for block in &mut blocks {
         if block.place == table_place() {
@@ -76,14 +98,50 @@ pub(in crate::intercept) fn verify(rules: &RuleSet) -> Result<Vec<Drift>, Interc
         }
     }
     let mut drifts = compare(&blocks, &parse(&live));
-    drifts.extend(ahead(NAT_FIRST)?);
-    Ok(drifts)
+    drifts.extend(ahead);
+    Ok((drifts, expected))
+}
+
+/// That there is none.
+pub(in crate::intercept) fn missing() -> Drift {
+    Drift {
+        kind: DriftKind::Missing,
+        place: table_place(),
+        line: None,
+    }
+}
+
+/// What the kernel holds.
+struct Here {
+    /// Our table.
+    live: String,
+    ahead: Vec<Drift>,
+}
+
+impl Here {
+    fn look() -> Result<Option<Self>, InterceptError> {
+        // Asked at once: each start of nft takes longer than its answer.
+        let both = Tool::nft().run(&["-n", "list tables inet; list chains"], "")?;
+        let tables = table_names(&both);
+        clear_leftovers(&tables)?;
+        if !tables.iter().any(|table| table == TABLE) {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            live: list(TABLE)?,
+            ahead: ahead_in(&both, NAT_FIRST),
+        }))
+    }
 }
 
 /// Foreign nat chains that see what this host sends no later than a chain of
 /// this priority does: of two with the same, the one loaded last is first.
 pub(in crate::intercept) fn ahead(priority: i32) -> Result<Vec<Drift>, InterceptError> {
     let listing = Tool::nft().run(&["-n", "list", "chains"], "")?;
+    Ok(ahead_in(&listing, priority))
+}
+
+fn ahead_in(listing: &str, priority: i32) -> Vec<Drift> {
     let mut drifts = Vec::new();
     let (mut table, mut chain) = ("", "");
     for line in listing.lines().map(str::trim) {
@@ -99,7 +157,7 @@ pub(in crate::intercept) fn ahead(priority: i32) -> Result<Vec<Drift>, Intercept
             });
         }
     }
-    Ok(drifts)
+    drifts
 }
 
 fn is_nat_output_by(line: &str, priority: i32) -> bool {
@@ -128,12 +186,17 @@ fn list(table: &str) -> Result<String, InterceptError> {
 
 /// The names of all tables of family inet.
 fn tables() -> Result<Vec<String>, InterceptError> {
-    Ok(Tool::nft()
-        .run(&["list", "tables", "inet"], "")?
-        .lines()
+    let listing = Tool::nft().run(&["list", "tables", "inet"], "")?;
+    Ok(table_names(&listing))
+}
+
+/// Where a table's chains are listed as well, its name stands before a brace.
+fn table_names(listing: &str) -> Vec<String> {
+    let lines = listing.lines().filter(|line| !line.ends_with('{'));
+    lines
         .filter_map(|line| line.strip_prefix("table inet "))
         .map(|name| name.trim().to_owned())
-        .collect())
+        .collect()
 }
 
 /// Deletes tables that a killed `verify` left behind.
@@ -152,17 +215,27 @@ fn is_leftover(table: &str) -> bool {
         .is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
 }
 
+fn delete(table: &str) -> Result<(), InterceptError> {
+    load(&deletion(table))
+}
+
 /// `add` first: the table may have gone since it was listed, and deleting an
 /// absent one is an error.
-fn delete(table: &str) -> Result<(), InterceptError> {
-    load(&format!(
-        "add table inet {table}\ndelete table inet {table}\n"
-    ))
+fn deletion(table: &str) -> String {
+    format!("add table inet {table}\ndelete table inet {table}\n")
 }
 
 /// The expected rules in the kernel, dormant, until dropped.
-struct Expected {
+#[derive(Debug)]
+pub(in crate::intercept) struct Expected {
     name: String,
+    leaving: Leaving,
+}
+
+#[derive(Debug)]
+enum Leaving {
+    NotAsked,
+    Asked(Option<Child>),
 }
 
 impl Expected {
@@ -174,15 +247,27 @@ impl Expected {
             NEXT.fetch_add(1, Ordering::Relaxed)
         );
         load(&render_dormant(rules, &name))?;
-        Ok(Self { name })
+        let leaving = Leaving::NotAsked;
+        Ok(Self { name, leaving })
+    }
+
+    /// Takes them out, which takes longer than to ask for it.
+    fn go(&mut self) {
+        // Should it fail, the table is without effect, and the next `verify`
+        // clears it when this process has ended.
+        let started = Tool::nft().start(&["-f", "-"], &deletion(&self.name));
+        self.leaving = Leaving::Asked(started.ok());
     }
 }
 
 impl Drop for Expected {
     fn drop(&mut self) {
-        // Should it fail, the table is without effect, and the next `verify`
-        // clears it when this process has ended.
-        let _ = delete(&self.name);
+        if matches!(self.leaving, Leaving::NotAsked) {
+            self.go();
+        }
+        if let Leaving::Asked(Some(nft)) = &mut self.leaving {
+            let _ = nft.wait();
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use seccompiler::{
 };
 
 use super::{Extent, Reach};
+use crate::sorted;
 
 /// Made while serving, draining and ending, with whatever arguments: on what
 /// they act, the process already holds.
@@ -85,6 +86,8 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_getegid,
     libc::SYS_exit,
     libc::SYS_exit_group,
+    // What was started before.
+    libc::SYS_wait4,
     // Time and chance.
     libc::SYS_clock_gettime,
     libc::SYS_clock_nanosleep,
@@ -159,7 +162,7 @@ fn deadly(arch: TargetArch) -> Result<BpfProgram, Error> {
 }
 
 fn allowed(arch: TargetArch, reach: &Reach) -> Result<BpfProgram, Error> {
-    let mut rules: BTreeMap<_, _> = ALLOWED.iter().map(|call| (*call, vec![])).collect();
+    let mut rules = sorted::map(ALLOWED.iter().map(|call| (*call, vec![])));
     rules.extend(conditional(reach)?);
     // Of rotated logs, the oldest.
     if reach.removes {
