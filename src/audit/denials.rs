@@ -12,6 +12,7 @@ use super::record::{Event, Reason};
 use crate::ids::Uid;
 use crate::limits::Owners;
 use crate::provider::Class;
+use crate::sorted;
 use crate::utc;
 
 /// Uids counted apart in one second; beyond that they are taken for one.
@@ -119,7 +120,9 @@ impl Denials {
                 last: utc::rfc3339_micros(tally.last),
             })
             .collect();
-        summaries.sort_by_key(|summary| (summary.kind.uid, summary.kind.reason.as_str()));
+        sorted::by_key(&mut summaries, |summary| {
+            (summary.kind.uid, summary.kind.reason.as_str())
+        });
         summaries
     }
 }

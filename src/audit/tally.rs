@@ -12,6 +12,7 @@ use super::histogram::Histogram;
 use super::record::{CredentialRecord, Decision, Reason};
 use crate::ids::Uid;
 use crate::provider::Class;
+use crate::sorted;
 use crate::utc;
 
 /// Users counted apart; the rest is counted together.
@@ -206,7 +207,7 @@ impl Tally {
             })
             .collect();
         let asked = |it: &OfUser| it.count.allowed + it.count.denied;
-        by_uid.sort_by_key(|it| (std::cmp::Reverse(asked(it)), it.uid));
+        sorted::by_key(&mut by_uid, |it| (std::cmp::Reverse(asked(it)), it.uid));
         let mut by_reason = BTreeMap::new();
         for ((_, reason, _), count) in &counts.measured.decisions {
             *by_reason.entry(reason.as_str().to_owned()).or_default() += count;

@@ -8,6 +8,7 @@ use super::Config;
 use super::trusted::{self, Reading, Replacement};
 use crate::diagnose::{Diagnostics, Place, Source};
 use crate::policy::{Action, Policy};
+use crate::sorted;
 
 /// A policy, and the files that say the same again when read again.
 #[derive(Debug)]
@@ -70,7 +71,7 @@ pub fn read_policy(
 /// when installed.
 pub fn read_policy_files(files: &[PathBuf], found: &mut Diagnostics) -> Vec<Arc<Source>> {
     let mut files: Vec<_> = files.iter().collect();
-    files.sort_by_key(|file| file.file_name());
+    sorted::by_key(&mut files, |file| file.file_name());
     files
         .into_iter()
         .filter_map(|file| match trusted::read(file, &[], found) {

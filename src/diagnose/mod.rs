@@ -11,6 +11,7 @@ mod suggest;
 pub mod toml;
 mod unclosed;
 
+use crate::sorted;
 use std::fmt;
 
 pub use render::{Style, plain_text, wrap};
@@ -131,7 +132,7 @@ impl Diagnostics {
     /// Takes over what another reader found.
     pub fn append(&mut self, other: Self) {
         self.found.extend(other.found);
-        self.found.sort_by(|a, b| a.place.cmp(&b.place));
+        sorted::by(&mut self.found, |a, b| a.place.cmp(&b.place));
     }
 
     /// Whether anything refuses the files.

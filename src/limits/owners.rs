@@ -11,6 +11,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use crate::ids::Uid;
+use crate::sorted;
 
 /// Of the larger of the two files, in bytes; what is behind that is ignored.
 const FILE_MAX: u64 = 1024 * 1024;
@@ -54,7 +55,7 @@ impl Owners {
                 Some(Range { first, last, owner })
             })
             .collect();
-        ranges.sort_by_key(|range| range.first);
+        sorted::by_key(&mut ranges, |range| range.first);
         Self { ranges }
     }
 

@@ -10,6 +10,7 @@ use crate::diagnose::schema::Shape;
 use crate::diagnose::toml::{Node, Table};
 use crate::diagnose::{Diagnostics, Place, did_you_mean};
 use crate::provider::{Class, Provider};
+use crate::sorted;
 
 /// Sets may be made of sets; deeper than this is not for people to follow.
 const MAX_NESTING: usize = 16;
@@ -207,12 +208,8 @@ impl<'a> Sets<'a> {
             return;
         }
         let written = self.written.keys().copied();
-        let names: BTreeSet<_> = self
-            .ready
-            .keys()
-            .map(String::as_str)
-            .chain(written)
-            .collect();
+        let ready = self.ready.keys().map(String::as_str);
+        let names = sorted::set(ready.chain(written));
         let classes: Vec<_> = names.iter().map(|name| format!("@{name}")).collect();
         let expected = match classes.len() {
             0..=20 => format!("expected one of {}", classes.join(", ")),

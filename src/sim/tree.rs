@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use super::{Error, Item, instance};
+use crate::sorted;
 
 /// What a path leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,7 +109,7 @@ fn leaves(role: Option<&str>, user_data: Bytes, launched: SystemTime) -> BTreeMa
     ]
     .map(|(name, value)| (format!("dynamic/instance-identity/{name}"), text(value)));
 
-    let mut leaves: BTreeMap<_, _> = fixed.chain(interface).chain(live).chain(dynamic).collect();
+    let mut leaves = sorted::map(fixed.chain(interface).chain(live).chain(dynamic));
     leaves.insert(
         "meta-data/managed-ssh-keys/signer-cert".into(),
         text(instance::placeholder_signature(960)),
@@ -157,10 +158,8 @@ fn listings<'a>(leaves: impl Iterator<Item = &'a String>) -> BTreeMap<String, St
             (path, entry) = (parent, format!("{name}{slash}"));
         }
     }
-    let mut listings: BTreeMap<_, _> = entries
-        .into_iter()
-        .map(|(path, entries)| (path, Vec::from_iter(entries).join("\n")))
-        .collect();
+    let joined = |(path, entries)| (path, Vec::from_iter::<BTreeSet<_>>(entries).join("\n"));
+    let mut listings = sorted::map(entries.into_iter().map(joined));
     // Public keys are listed by number and name, and read by number alone.
     listings.insert(
         "meta-data/public-keys".into(),

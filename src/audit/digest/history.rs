@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::Deserialize;
 
 use super::super::reading::{Record, When};
+use crate::sorted;
 
 /// Of one kind of event, the last so many are kept: users can cause some kinds.
 const EVENTS_MAX: usize = 100;
@@ -174,7 +175,7 @@ impl History {
         let mut events: Vec<_> = (self.events.values())
             .flat_map(|(_, last)| last.iter())
             .collect();
-        events.sort_by(|one, other| one.time.cmp(&other.time));
+        sorted::by(&mut events, |one, other| one.time.cmp(&other.time));
         let all: u64 = self.events.values().map(|(count, _)| count).sum();
         let kept = u64::try_from(events.len()).unwrap_or(u64::MAX);
         (events, all.saturating_sub(kept))

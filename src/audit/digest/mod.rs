@@ -16,6 +16,7 @@ use std::ops::AddAssign;
 use serde::Deserialize;
 
 use super::reading::{Record, When};
+use crate::sorted;
 pub use history::{Gap, Happened, History, Host};
 pub use timeline::{Column, Timeline};
 pub use words::Word;
@@ -409,7 +410,7 @@ impl Digest {
     /// Kinds of requests: what was refused first, then what was asked most.
     pub fn kinds(&self) -> Vec<(&Kind, &Seen)> {
         let mut kinds: Vec<_> = self.kinds.iter().collect();
-        kinds.sort_by(|(one, seen), (other, also)| {
+        sorted::by(&mut kinds, |(one, seen), (other, also)| {
             let rest = |it: &Kind| (it.account, it.path, it.exe, it.class, it.reason);
             (one.outcome, also.count, rest(one)).cmp(&(other.outcome, seen.count, rest(other)))
         });
@@ -419,14 +420,16 @@ impl Digest {
     /// Programs, those that asked most first.
     pub fn programs(&self) -> Vec<(Word, &Program)> {
         let mut programs: Vec<_> = self.programs.iter().map(|(exe, it)| (*exe, it)).collect();
-        programs.sort_by_key(|(exe, it)| (std::cmp::Reverse(it.counts.total()), *exe));
+        sorted::by_key(&mut programs, |(exe, it)| {
+            (std::cmp::Reverse(it.counts.total()), *exe)
+        });
         programs
     }
 
     /// Who was handed which key: the latest first.
     pub fn hand_outs(&self) -> Vec<(&HandOut, &Seen)> {
         let mut rows: Vec<_> = self.hand_outs.iter().collect();
-        rows.sort_by(|(one, seen), (other, also)| {
+        sorted::by(&mut rows, |(one, seen), (other, also)| {
             (&also.when.last, one).cmp(&(&seen.when.last, other))
         });
         rows
@@ -437,7 +440,7 @@ impl Digest {
         let mut rows: Vec<_> = (self.v1.iter())
             .map(|((account, exe), v1)| (*account, *exe, v1))
             .collect();
-        rows.sort_by_key(|(account, exe, v1)| {
+        sorted::by_key(&mut rows, |(account, exe, v1)| {
             let counts = v1.counts;
             (
                 std::cmp::Reverse((counts.allowed + counts.observed, counts.denied)),
@@ -451,7 +454,9 @@ impl Digest {
     /// Who ran into which limit: most first.
     pub fn limits(&self) -> Vec<(&LimitHit, &Seen)> {
         let mut rows: Vec<_> = self.limits.iter().collect();
-        rows.sort_by_key(|(hit, seen)| (std::cmp::Reverse(seen.count), **hit));
+        sorted::by_key(&mut rows, |(hit, seen)| {
+            (std::cmp::Reverse(seen.count), **hit)
+        });
         rows
     }
 

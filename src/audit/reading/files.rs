@@ -19,6 +19,7 @@ use ruzstd::decoding::StreamingDecoder;
 use super::ReadingError;
 use super::lines::{self, Ended, Line};
 use super::record::Record;
+use crate::sorted;
 use crate::utc;
 
 /// What is read at once.
@@ -227,7 +228,7 @@ pub(super) fn named(files: &[PathBuf]) -> Result<Vec<LogFile>, ReadingError> {
 
 /// By their first records; what has none comes last, as it was named.
 fn sort(files: &mut [LogFile]) {
-    files.sort_by(|one, other| match (&one.first, &other.first) {
+    sorted::by(files, |one, other| match (&one.first, &other.first) {
         (Some(one), Some(other)) => one.time.cmp(&other.time),
         (one, other) => other.is_some().cmp(&one.is_some()),
     });
@@ -251,10 +252,10 @@ pub(super) fn sort_by_number(files: &mut [LogFile]) {
     let mut rest = files;
     for at in starts.into_iter().skip(1).rev() {
         let (before, own) = rest.split_at_mut(at.min(rest.len()));
-        own.sort_by_key(|file| (seq(file).is_none(), seq(file), file.len));
+        sorted::by_key(own, |file| (seq(file).is_none(), seq(file), file.len));
         rest = before;
     }
-    rest.sort_by_key(|file| (seq(file).is_none(), seq(file), file.len));
+    sorted::by_key(rest, |file| (seq(file).is_none(), seq(file), file.len));
 }
 
 fn open(path: &Path, flags: i32) -> io::Result<LogFile> {

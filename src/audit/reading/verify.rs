@@ -19,6 +19,7 @@ use super::lines::{Ended, Line};
 use super::{Logs, Progress, ReadingError, files};
 use crate::audit::chain::{Digest, Link};
 use crate::audit::head::Head;
+use crate::sorted;
 
 /// Of a log that is wrong from end to end, so much is told.
 const PROBLEMS_MAX: usize = 1000;
@@ -440,7 +441,7 @@ impl Chain {
         {
             self.say_at(at, Kind::HalfWritten, None, None);
         }
-        self.gaps.sort_by_key(|gap| gap.from);
+        sorted::by_key(&mut self.gaps, |gap| gap.from);
         for gap in std::mem::take(&mut self.gaps) {
             self.say_at(gap.at, Kind::Missing, Some(gap.from), Some(gap.to));
         }

@@ -10,6 +10,7 @@ use crate::audit::digest::{Counts, Outcome};
 use crate::audit::window::{Key, Row, SECONDS, Window};
 use crate::cli::audit::{begin_of, end_of};
 use crate::diagnose::plain_text;
+use crate::sorted;
 use crate::utc;
 
 /// Lines that are not for rows: two above the head, the head, and the keys.
@@ -65,7 +66,7 @@ pub(super) fn sorted(window: &Window, sort: Sort) -> Vec<View> {
             counts,
         })
         .collect();
-    views.sort_by(|one, other| {
+    sorted::by(&mut views, |one, other| {
         let by = |it: &View| match sort {
             Sort::Refused => (it.counts.denied, it.counts.observed),
             Sort::Requests => (it.counts.total(), 0),

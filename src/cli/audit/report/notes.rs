@@ -1,12 +1,12 @@
 //! The top of the page: what was read, the figures, and what is worth a look.
 
-use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 
 use super::html::{Text, Time};
 use crate::adoption::grouped;
 use crate::audit::digest::Digest;
 use crate::audit::reading::Tally;
+use crate::sorted;
 
 const HOSTS_NAMED: usize = 4;
 
@@ -55,7 +55,7 @@ pub(super) fn header(out: &mut String, digest: &Digest, tally: &Tally, hosts: &s
 
 fn tiles(out: &mut String, digest: &Digest) -> fmt::Result {
     let counts = &digest.counts;
-    let keys: BTreeSet<_> = digest.hand_outs().iter().map(|(it, _)| it.key).collect();
+    let keys = sorted::set(digest.hand_outs().iter().map(|(it, _)| it.key));
     let handed: u64 = digest.hand_outs().iter().map(|(_, seen)| seen.count).sum();
     let v1 = answered_v1(digest);
     let limits: u64 = digest.limits().iter().map(|(_, seen)| seen.count).sum();

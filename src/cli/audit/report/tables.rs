@@ -1,7 +1,6 @@
 //! The tables: each is whole without the script, and its rows carry by which
 //! user, class and decision they are found.
 
-use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 
 use serde_json::Value;
@@ -12,6 +11,7 @@ use crate::adoption::grouped;
 use crate::audit::digest::{Account, AccountId, Counts, Digest, Outcome};
 use crate::audit::reading::Tally;
 use crate::provider::Class;
+use crate::sorted;
 
 /// Rows that a table shows; how many more there are is said.
 const ACCOUNTS_MAX: usize = 300;
@@ -21,7 +21,7 @@ const ROWS_MAX: usize = 500;
 const NO_CLASS: &str = "none";
 
 pub(super) fn filters(out: &mut String, digest: &Digest) -> fmt::Result {
-    let users: BTreeSet<_> = accounts(digest).map(|(id, _)| digest.name(id)).collect();
+    let users = sorted::set(accounts(digest).map(|(id, _)| digest.name(id)));
     let options = |all: &str, values: &mut dyn Iterator<Item = (String, String)>| {
         let mut out = format!("<option value=\"\">{all}</option>");
         for (value, shown) in values {
@@ -60,7 +60,7 @@ pub(super) fn filters(out: &mut String, digest: &Digest) -> fmt::Result {
 /// Those with most refusals first, then those that asked most.
 fn accounts(digest: &Digest) -> impl Iterator<Item = (AccountId, &Account)> {
     let mut accounts: Vec<_> = digest.accounts().collect();
-    accounts.sort_by_key(|(id, account)| {
+    sorted::by_key(&mut accounts, |(id, account)| {
         let counts = sum(account);
         (std::cmp::Reverse((counts.denied, counts.total())), *id)
     });
@@ -83,9 +83,8 @@ pub(super) fn matrix(out: &mut String, digest: &Digest) -> fmt::Result {
         "How often each user was answered, and (✕) refused. ⚠ is answered although the policy \
          refuses it. Users with the most refusals come first.",
     )?;
-    let used: BTreeSet<_> = (digest.accounts())
-        .flat_map(|(_, account)| account.classes.keys().copied())
-        .collect();
+    let used = digest.accounts();
+    let used = sorted::set(used.flat_map(|(_, account)| account.classes.keys().copied()));
     let classes: Vec<_> = (Class::ALL.map(|it| Some(it.as_str())).into_iter())
         .chain([None])
         .filter(|class| used.contains(class))
@@ -283,9 +282,8 @@ pub(super) fn programs(out: &mut String, digest: &Digest) -> fmt::Result {
         ],
     )?;
     for (exe, it) in rows.iter().take(PROGRAMS_MAX) {
-        let names: BTreeSet<_> = (it.accounts.iter())
-            .map(|account| Text(&digest.name(*account)).to_string())
-            .collect();
+        let name = |account: &_| Text(&digest.name(*account)).to_string();
+        let names = sorted::set(it.accounts.iter().map(name));
         let names: Vec<_> = names.into_iter().collect();
         let more = match names.len().checked_sub(4) {
             None | Some(0) => String::new(),
