@@ -4,6 +4,8 @@
 //! Only compact JSON, and only what a record has. Text is escaped by serde_json
 //! wherever a byte of it has to be.
 
+use super::record::Event;
+
 /// What stands before a member's value, where it is not the first.
 macro_rules! key {
     ($name:literal) => {
@@ -64,51 +66,18 @@ impl Value for Text<'_> {
     }
 }
 
-impl Value for u64 {
-    fn put(&self, to: &mut Vec<u8>) {
-        let mut digits = [0; 20];
-        let (mut rest, mut first) = (*self, digits.len());
-        for (at, digit) in digits.iter_mut().enumerate().rev() {
-            *digit = b"0123456789"
-                .get(usize::try_from(rest % 10).unwrap_or(0))
-                .copied()
-                .unwrap_or(b'0');
-            rest /= 10;
-            first = at;
-            if rest == 0 {
-                break;
+/// What serde_json writes without looking for anything to escape.
+macro_rules! as_serialized {
+    ($($plain:ty),*) => {$(
+        impl Value for $plain {
+            fn put(&self, to: &mut Vec<u8>) {
+                // Into memory, and of a number or a word: that cannot fail.
+                let _ = serde_json::to_writer(to, self);
             }
         }
-        to.extend_from_slice(digits.get(first..).unwrap_or_default());
-    }
+    )*};
 }
-
-impl Value for i64 {
-    fn put(&self, to: &mut Vec<u8>) {
-        if *self < 0 {
-            to.push(b'-');
-        }
-        self.unsigned_abs().put(to);
-    }
-}
-
-impl Value for usize {
-    fn put(&self, to: &mut Vec<u8>) {
-        u64::try_from(*self).unwrap_or(u64::MAX).put(to);
-    }
-}
-
-impl Value for u32 {
-    fn put(&self, to: &mut Vec<u8>) {
-        u64::from(*self).put(to);
-    }
-}
-
-impl Value for u16 {
-    fn put(&self, to: &mut Vec<u8>) {
-        u64::from(*self).put(to);
-    }
-}
+as_serialized!(u16, u32, u64, usize, i64, Event);
 
 /// Whether no byte is a quotation mark, a backslash or a control (RFC 8259, 7),
 /// eight at a time.

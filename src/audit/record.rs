@@ -398,22 +398,6 @@ pub(super) struct EventBody<'a, D: Serialize> {
     pub(super) detail: &'a D,
 }
 
-impl Body for RequestBody<'_> {
-    fn traits(&self) -> Traits {
-        Traits {
-            event: self.event,
-            reason: Some(self.reason),
-            decision: self.decision,
-            class: self.request.class,
-            uid: self.caller.uid,
-        }
-    }
-
-    fn write(&self, to: &mut Vec<u8>) {
-        self.put_members(to);
-    }
-}
-
 impl<D: Serialize> Body for EventBody<'_, D> {
     fn traits(&self) -> Traits {
         Traits {

@@ -4,20 +4,24 @@
 use std::borrow::Cow;
 use std::io::Write as _;
 
-use super::{CallerRecord, CredentialRecord, Decision, Event, RequestBody, RequestRecord};
+use super::{Body, CallerRecord, CredentialRecord, Decision, RequestBody, RequestRecord, Traits};
 use crate::audit::json::{Text, Value, Word, key, member, present};
 use crate::ids::ClientAddr;
 
-impl RequestBody<'_> {
-    /// Each behind a comma.
-    pub(super) fn put_members(&self, to: &mut Vec<u8>) {
+impl Body for RequestBody<'_> {
+    fn traits(&self) -> Traits {
+        Traits {
+            event: self.event,
+            reason: Some(self.reason),
+            decision: self.decision,
+            class: self.request.class,
+            uid: self.caller.uid,
+        }
+    }
+
+    fn write(&self, to: &mut Vec<u8>) {
         let decision = |it: Option<Decision>| it.map(|it| Word(it.as_str()));
-        // There are two events with a body like this.
-        let event = match self.event {
-            Event::ConnectionRefused => "connection.refused",
-            _ => "request",
-        };
-        member(to, key!("event"), Word(event));
+        member(to, key!("event"), self.event);
         member(to, key!("id"), Word(self.id));
         member(to, key!("verdict"), decision(self.verdict));
         member(to, key!("decision"), decision(self.decision));
@@ -110,7 +114,7 @@ impl Value for &CredentialRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::record::{Body as _, Reason};
+    use crate::audit::record::{Event, Reason};
     use crate::caller::witness::{Holder, Ids};
     use crate::config::Mode;
     use crate::ids::{Gid, Uid};
