@@ -229,11 +229,14 @@ enum Hurry {
 
 fn compare(rules: &RuleSet, hurry: Hurry) -> Result<Verified, InterceptError> {
     let likely = to_load(rules);
-    let mut others = candidates(rules.backend())?;
-    others.retain(|it| *it != likely);
-    // Compared with while the others are asked.
+    let asked = rules.backend();
+    // Compared with while the others are looked for and asked.
     let (compared, answers) = std::thread::scope(|scope| {
-        let others = scope.spawn(|| ask(others));
+        let others = scope.spawn(|| {
+            let mut others = candidates(asked)?;
+            others.retain(|it| *it != likely);
+            Ok(ask(others))
+        });
         let compared = likely.verify(rules, hurry);
         (
             compared,
@@ -241,7 +244,7 @@ fn compare(rules: &RuleSet, hurry: Hurry) -> Result<Verified, InterceptError> {
         )
     });
     let holds = |(backend, answer)| matches!(answer, Ok(true)).then_some(backend);
-    let others: Vec<Backend> = answers.into_iter().filter_map(holds).collect();
+    let others: Vec<Backend> = answers?.into_iter().filter_map(holds).collect();
     let verified = |backend: Backend, it: Option<Verified>| {
         it.unwrap_or_else(|| (vec![backend.missing()], Afterwards::default()))
     };

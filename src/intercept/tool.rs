@@ -77,13 +77,7 @@ impl Tool {
     /// Runs it with this input; what it prints.
     pub(super) fn run(self, args: &[&str], stdin: &str) -> Result<String, InterceptError> {
         let failed = |error| InterceptError::Failed(self, error);
-        let mut child = (self.command()?)
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(failed)?;
+        let mut child = self.spawn(args, Stdio::piped)?;
         if let Some(mut pipe) = child.stdin.take() {
             // Where it ends before it has read everything, its own words say
             // more than the broken pipe.
@@ -106,19 +100,19 @@ impl Tool {
 
     /// Starts it with this input. Nobody hears what it prints.
     pub(super) fn start(self, args: &[&str], stdin: &str) -> Result<Child, InterceptError> {
-        let failed = |error| InterceptError::Failed(self, error);
-        let mut child = (self.command()?)
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(failed)?;
+        let mut child = self.spawn(args, Stdio::null)?;
         if let Some(mut pipe) = child.stdin.take() {
             // It tells by its end what became of it.
             let _ = pipe.write_all(stdin.as_bytes());
         }
         Ok(child)
+    }
+
+    fn spawn(self, args: &[&str], said: fn() -> Stdio) -> Result<Child, InterceptError> {
+        let mut command = self.command()?;
+        command.args(args).stdin(Stdio::piped());
+        let child = command.stdout(said()).stderr(said()).spawn();
+        child.map_err(|error| InterceptError::Failed(self, error))
     }
 
     fn find(self) -> Option<PathBuf> {
