@@ -44,6 +44,8 @@ pub mod demo;
 pub mod diagnose;
 #[forbid(unsafe_code)]
 pub mod doctor;
+#[forbid(unsafe_code)]
+mod eights;
 #[doc(hidden)]
 #[cfg(any(test, fuzzing))]
 #[forbid(unsafe_code)]

@@ -5,6 +5,7 @@
 //! wherever a byte of it has to be.
 
 use super::record::Event;
+use crate::eights::{below, equal};
 
 /// What stands before a member's value, where it is not the first.
 macro_rules! key {
@@ -82,18 +83,13 @@ as_serialized!(u16, u32, u64, usize, i64, Event);
 /// Whether no byte is a quotation mark, a backslash or a control (RFC 8259, 7),
 /// eight at a time.
 fn stands_as_it_is(text: &[u8]) -> bool {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    const HIGHS: u64 = u64::from_ne_bytes([0x80; 8]);
-    // Of a byte that is lower, the highest bit; of those above it, perhaps.
-    let lower = |bytes: u64, than: u8| bytes.wrapping_sub(ONES * u64::from(than)) & !bytes;
-    let is = |bytes: u64, byte: u8| lower(bytes ^ (ONES * u64::from(byte)), 1);
     let (eights, rest) = text.as_chunks::<8>();
     let found = eights.iter().fold(0, |found, eight| {
-        let bytes = u64::from_ne_bytes(*eight);
-        found | lower(bytes, b' ') | is(bytes, b'"') | is(bytes, b'\\')
+        let eight = u64::from_ne_bytes(*eight);
+        found | below(eight, b' ') | equal(eight, b'"') | equal(eight, b'\\')
     });
     let plain = |byte: &u8| !matches!(byte, 0..b' ' | b'"' | b'\\');
-    found & HIGHS == 0 && rest.iter().all(plain)
+    found == 0 && rest.iter().all(plain)
 }
 
 #[cfg(test)]

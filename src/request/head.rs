@@ -6,6 +6,7 @@
 //! allow. It must never skip, trim away or repair a byte it does not know.
 
 use super::malformed::Malformed;
+use crate::eights::{below, equal};
 
 /// Longest request line, in bytes, CRLF not counted. EC2's longest known path
 /// is under 200.
@@ -138,14 +139,10 @@ impl<'a> Lines<'a> {
 /// Where the first control byte stands that is no tab. Eight bytes that have
 /// none are passed over at once: heads are read in all their bytes, and often.
 fn first_control(bytes: &[u8]) -> Option<usize> {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    const HIGHS: u64 = u64::from_ne_bytes([0x80; 8]);
     let (eights, _) = bytes.as_chunks::<8>();
     let is_plain = |eight: &&[u8; 8]| {
         let eight = u64::from_ne_bytes(**eight);
-        let deletes = eight ^ (ONES * 0x7f);
-        let below = eight.wrapping_sub(ONES * 0x20) & !eight;
-        (below | deletes.wrapping_sub(ONES) & !deletes) & HIGHS == 0
+        below(eight, b' ') | equal(eight, 0x7f) == 0
     };
     let plain = 8 * eights.iter().take_while(is_plain).count();
     let rest = bytes.get(plain..)?;
