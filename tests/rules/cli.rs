@@ -174,6 +174,40 @@ fn another_back_end_takes_over_and_leaves_nothing_of_the_first() {
 }
 
 #[test]
+fn one_that_cannot_be_compared_is_not_passed_over_for_another() {
+    in_network(|_| {
+        let directory = tempfile::tempdir().unwrap();
+        let config = directory.path().join("imdsfw.toml");
+        fs::write(&config, format!("schema = 1\nuser = \"{}\"\n", DAEMON.uid)).unwrap();
+        let config = config.to_str().unwrap();
+        IPTABLES[0].apply();
+        let shown = rules(&["show", "--config", config, "--backend", "nft"]);
+        nft::load(&stdout(&shown));
+        let both = rules(&["verify", "--config", config]);
+        assert_eq!(both.status.code(), Some(1));
+        let place = IPTABLES[0].0.place();
+        assert!(stdout(&both).contains(&format!("unexpected: {place}")));
+
+        // Nothing can be loaded to compare with.
+        let failing = directory.path().join("nft");
+        let script = "#!/bin/sh\n\
+                      PATH=/usr/sbin:/sbin:/usr/bin:/bin\n\
+                      if [ \"$1\" = -f ]; then echo no room >&2; exit 1; fi\n\
+                      exec nft \"$@\"\n";
+        fs::write(&failing, script).unwrap();
+        fs::set_permissions(&failing, Permissions::from_mode(0o755)).unwrap();
+        let path = std::env::var("PATH").unwrap();
+        let output = Command::new(IMDSFW)
+            .args(["rules", "verify", "--config", config])
+            .env("PATH", format!("{}:{path}", directory.path().display()))
+            .output()
+            .unwrap();
+        assert!(!output.status.success(), "{}", stdout(&output));
+        assert!(stderr(&output).contains("no room"), "{}", stderr(&output));
+    });
+}
+
+#[test]
 fn a_backend_that_is_not_there_is_no_other_backend() {
     let output = rules(&["show", "--backend", "ipchains"]);
     assert_eq!(output.status.code(), Some(2));
