@@ -5,14 +5,15 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect, setsockopt,
-    socket, sockopt,
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect, getsockopt,
+    setsockopt, socket, sockopt,
 };
-use nix::sys::time::TimeVal;
+use nix::sys::time::{TimeVal, TimeValLike as _};
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
 /// Longer than any refusal takes, shorter than the first retransmission of a
@@ -142,11 +143,36 @@ impl Client {
     }
 
     pub(crate) fn connect(self, to: SocketAddr) -> io::Result<TcpStream> {
+        let start = Instant::now();
         match connect(self.fd.as_raw_fd(), &SockaddrStorage::from(to)) {
             Ok(()) => Ok(TcpStream::from(self.fd)),
-            // EINTR: its time has run out just when something else woke it.
-            Err(Errno::EINPROGRESS | Errno::EINTR) => Err(io::ErrorKind::TimedOut.into()),
+            // EINTR also without a signal: from a machine that was frozen.
+            Err(Errno::EINPROGRESS | Errno::EINTR) => self.connecting(start),
             Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// What became of a connection. Where the machine stood still, both the
+    /// answer and the end of the wait have come since.
+    fn connecting(self, start: Instant) -> io::Result<TcpStream> {
+        let wait = getsockopt(&self.fd, sockopt::SendTimeout)?;
+        let end = start + Duration::from_micros(wait.num_microseconds().cast_unsigned());
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLOUT)];
+            match poll(&mut fds, PollTimeout::try_from(left).unwrap()) {
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+                Ok(0) => {
+                    let waited = format!("no answer in {:?}", start.elapsed());
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, waited));
+                }
+                Ok(_) => break,
+            }
+        }
+        match getsockopt(&self.fd, sockopt::SocketError)? {
+            0 => Ok(TcpStream::from(self.fd)),
+            errno => Err(io::Error::from_raw_os_error(errno)),
         }
     }
 }

@@ -139,7 +139,7 @@ fn a_client_bound_to_a_device_is_refused_and_does_not_hang() {
         };
         // With iptables the second attempt is refused, after a second; on a
         // busy machine later.
-        connect(8).into_iter().for_each(assert_refused);
+        connect(20).into_iter().for_each(assert_refused);
         kernel.without("a client bound to a device");
         for outcome in connect(if kernel.is_nft() { 1 } else { 2 }) {
             assert_eq!(outcome.unwrap_err().kind(), ErrorKind::TimedOut);
