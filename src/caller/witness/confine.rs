@@ -20,10 +20,11 @@ use super::RunAs;
 const KEPT: [Capability; 2] = [Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH];
 
 /// System calls with any arguments.
-const ALLOWED: [i64; 17] = [
+const ALLOWED: [i64; 18] = [
     // Looking.
     libc::SYS_getdents64,
     libc::SYS_readlinkat,
+    libc::SYS_statx,
     libc::SYS_read,
     libc::SYS_close,
     libc::SYS_kcmp,

@@ -5,12 +5,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::CStr;
+use std::io::Write as _;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use nix::unistd::Pid;
-use rustix::fs::{CWD, Mode, OFlags, RawDir, openat, readlinkat_raw};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, StatxFlags, openat, readlinkat_raw, statx};
 use rustix::io::Errno;
 
 use super::{HOLDERS_MAX, Holder, Ids, facts};
@@ -20,6 +21,11 @@ use crate::sys::kcmp;
 const BUFFER: usize = 32 * 1024;
 /// `socket:[4294967295]`, and one more so that a longer one is not taken for it.
 const LINK_MAX: usize = 20;
+/// `4294967295/task`, and the zero behind it.
+const NAME_MAX: usize = 16;
+/// The links of /proc/PID/task are two, and one for each thread (fs/proc/base.c,
+/// `proc_task_getattr`).
+const OF_ONE_THREAD: u32 = 3;
 
 /// The sockets asked for, by inode, and who was seen with them.
 pub(super) type Wanted = HashMap<u32, Sighting>;
@@ -71,11 +77,9 @@ impl Scanner {
         };
         let proc = directory(CWD, c"/proc")?.ok_or(Abandoned::Unreadable)?;
         let mut processes = RawDir::new(&proc, &mut self.processes);
-        while let Some((name, pid)) = next_number(&mut processes)? {
-            if let Some(process) = directory(proc.as_fd(), &name)? {
-                look.at(process.as_fd(), pid)?;
-                look.at_threads(process.as_fd(), pid, &mut self.threads)?;
-            }
+        while let Some(pid) = next_number(&mut processes)? {
+            look.at(proc.as_fd(), &Name::new(pid, "/fd"), pid)?;
+            look.at_threads(proc.as_fd(), pid, &mut self.threads)?;
         }
         let shielded = look.shielded;
         if shielded.len() > HOLDERS_MAX {
@@ -93,19 +97,20 @@ struct Look<'p> {
 }
 
 impl Look<'_> {
-    /// One table of descriptors, that of the process or thread `of`.
-    fn at(&mut self, of: BorrowedFd, pid: u32) -> Result<(), Abandoned> {
-        let Some(table) = directory(of, c"fd")? else {
+    /// One table of descriptors, of this process or a thread of it. Whose it
+    /// is, is read in the directory above the very table that was read.
+    fn at(&mut self, within: BorrowedFd, table: &Name, pid: u32) -> Result<(), Abandoned> {
+        let Some(table) = directory(within, table.as_ref())? else {
             return Ok(());
         };
         let mut held: Vec<u32> = Vec::new();
         let mut entries = RawDir::new(&table, self.descriptors);
-        while let Some((name, _)) = next_number(&mut entries)? {
+        while let Some(descriptor) = next_number(&mut entries)? {
             if Instant::now() >= self.until {
                 return Err(Abandoned::Overdue);
             }
             let mut link = [0; LINK_MAX];
-            match readlinkat_raw(&table, &*name, &mut link) {
+            match readlinkat_raw(&table, Name::new(descriptor, "").as_ref(), &mut link) {
                 Ok(len) => held.extend(
                     link.get(..len)
                         .and_then(socket_inode)
@@ -113,19 +118,27 @@ impl Look<'_> {
                 ),
                 // Denied for one is denied for all.
                 Err(Errno::ACCESS | Errno::PERM) => {
-                    self.shielded.extend(facts::ids_of(of)?);
+                    if let Some(of) = directory(table.as_fd(), c"..")? {
+                        self.shielded.extend(facts::ids_of(of.as_fd())?);
+                    }
                     break;
                 }
                 Err(error) => ended(error)?,
             }
         }
+        if held.is_empty() {
+            return Ok(());
+        }
         held.sort_unstable();
         held.dedup();
-        for inode in held {
-            if let Some(sighting) = self.wanted.get_mut(&inode)
-                && let Some(holder) = facts::holder(of, pid)?
-            {
-                sighting.add(holder);
+        let Some(of) = directory(table.as_fd(), c"..")? else {
+            return Ok(());
+        };
+        if let Some(holder) = facts::holder(of.as_fd(), pid)? {
+            for inode in held {
+                if let Some(sighting) = self.wanted.get_mut(&inode) {
+                    sighting.add(&holder);
+                }
             }
         }
         Ok(())
@@ -134,24 +147,27 @@ impl Look<'_> {
     /// The threads of a process that do not share its table.
     fn at_threads(
         &mut self,
-        process: BorrowedFd,
+        proc: BorrowedFd,
         pid: u32,
         buffer: &mut Buffer,
     ) -> Result<(), Abandoned> {
-        let Some(tasks) = directory(process, c"task")? else {
+        let tasks = Name::new(pid, "/task");
+        match statx(proc, tasks.as_ref(), AtFlags::empty(), StatxFlags::NLINK) {
+            Ok(of) if of.stx_nlink == OF_ONE_THREAD => return Ok(()),
+            Ok(_) => {}
+            Err(error) => return ended(error),
+        }
+        let Some(tasks) = directory(proc, tasks.as_ref())? else {
             return Ok(());
         };
         let mut threads = RawDir::new(&tasks, buffer);
-        while let Some((name, tid)) = next_number(&mut threads)? {
+        while let Some(tid) = next_number(&mut threads)? {
             if Instant::now() >= self.until {
                 return Err(Abandoned::Overdue);
             }
             // A kernel without kcmp, or a thread that ends: looking is sure.
-            if tid != pid
-                && !kcmp::same_descriptors(number(pid), number(tid)).unwrap_or(false)
-                && let Some(thread) = directory(tasks.as_fd(), &name)?
-            {
-                self.at(thread.as_fd(), pid)?;
+            if tid != pid && !kcmp::same_descriptors(number(pid), number(tid)).unwrap_or(false) {
+                self.at(tasks.as_fd(), &Name::new(tid, "/fd"), pid)?;
             }
         }
         Ok(())
@@ -159,9 +175,9 @@ impl Look<'_> {
 }
 
 impl Sighting {
-    fn add(&mut self, holder: Holder) {
+    fn add(&mut self, holder: &Holder) {
         if self.holders.len() < HOLDERS_MAX {
-            self.holders.push(holder);
+            self.holders.push(holder.clone());
         } else {
             self.more = true;
         }
@@ -178,13 +194,13 @@ fn directory(within: BorrowedFd, name: &CStr) -> Result<Option<OwnedFd>, Abandon
 }
 
 /// The next entry that is a number: a process, thread or descriptor.
-fn next_number(entries: &mut RawDir<'_, &OwnedFd>) -> Result<Option<(Box<CStr>, u32)>, Abandoned> {
+fn next_number(entries: &mut RawDir<'_, &OwnedFd>) -> Result<Option<u32>, Abandoned> {
     while let Some(entry) = entries.next() {
         match entry {
             Ok(entry) => {
-                let name = entry.file_name();
-                if let Some(number) = name.to_str().ok().and_then(|it| it.parse().ok()) {
-                    return Ok(Some((name.into(), number)));
+                let name = entry.file_name().to_str();
+                if let Some(number) = name.ok().and_then(|it| it.parse().ok()) {
+                    return Ok(Some(number));
                 }
             }
             Err(error) => {
@@ -194,6 +210,24 @@ fn next_number(entries: &mut RawDir<'_, &OwnedFd>) -> Result<Option<(Box<CStr>, 
         }
     }
     Ok(None)
+}
+
+/// A number, and a name below it.
+struct Name([u8; NAME_MAX]);
+
+impl Name {
+    fn new(number: u32, below: &str) -> Self {
+        let mut bytes = [0; NAME_MAX];
+        // There is room for any, and for the zero behind it.
+        let _ = write!(bytes.as_mut_slice(), "{number}{below}");
+        Self(bytes)
+    }
+}
+
+impl AsRef<CStr> for Name {
+    fn as_ref(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.0).unwrap_or_default()
+    }
 }
 
 fn ended(error: Errno) -> Result<(), Abandoned> {
