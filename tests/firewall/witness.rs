@@ -257,6 +257,11 @@ fn a_witness_that_hangs_is_not_waited_for_longer_than_clients_wait() {
     });
 }
 
+fn fields<'s>(status: &'s str, name: &str) -> Vec<&'s str> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    line.unwrap().split_whitespace().collect()
+}
+
 #[test]
 fn the_witness_has_two_capabilities_and_no_way_to_more() {
     in_network(|net| {
@@ -264,25 +269,28 @@ fn the_witness_has_two_capabilities_and_no_way_to_more() {
         let token = token(ROOT, V4, 60);
         assert_eq!(get(ROOT, V4, CREDENTIALS, Some(&token)).status, 200);
         let witness = host.witness_pid();
-        let status = fs::read_to_string(format!("/proc/{witness}/status")).unwrap();
-        let field = |name: &str| -> Vec<&str> {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            line.unwrap().split_whitespace().collect()
-        };
         // CAP_DAC_READ_SEARCH is bit 2, CAP_SYS_PTRACE bit 19.
         let two = "0000000000080004";
-        for (set, expected) in [
-            ("CapInh:", "0000000000000000"),
-            ("CapPrm:", two),
-            ("CapEff:", two),
-            ("CapBnd:", two),
-            ("CapAmb:", "0000000000000000"),
-            ("NoNewPrivs:", "1"),
-            ("Seccomp:", "2"),
-            ("Threads:", "1"),
-        ] {
-            assert_eq!(field(set), [expected], "{set}");
+        let threads = fs::read_dir(format!("/proc/{witness}/task")).unwrap();
+        for thread in threads {
+            let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+            for (set, expected) in [
+                ("CapInh:", "0000000000000000"),
+                ("CapPrm:", two),
+                ("CapEff:", two),
+                ("CapBnd:", two),
+                ("CapAmb:", "0000000000000000"),
+                ("NoNewPrivs:", "1"),
+                ("Seccomp:", "2"),
+            ] {
+                assert_eq!(fields(&status, set), [expected], "{set}");
+            }
         }
+        let status = fs::read_to_string(format!("/proc/{witness}/status")).unwrap();
+        let field = |name| fields(&status, name);
+        // One that helps, where there is a processor for it.
+        let processors = std::thread::available_parallelism().unwrap().get();
+        assert_eq!(field("Threads:"), [processors.min(2).to_string()]);
         assert!(field("Groups:").is_empty());
         let uids = field("Uid:");
         let own: u32 = uids[0].parse().unwrap();

@@ -20,7 +20,7 @@ use super::RunAs;
 const KEPT: [Capability; 2] = [Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH];
 
 /// System calls with any arguments.
-const ALLOWED: [i64; 18] = [
+const ALLOWED: [i64; 20] = [
     // Looking.
     libc::SYS_getdents64,
     libc::SYS_readlinkat,
@@ -34,10 +34,13 @@ const ALLOWED: [i64; 18] = [
     libc::SYS_restart_syscall,
     libc::SYS_recvfrom,
     libc::SYS_sendto,
+    // The helper.
+    libc::SYS_futex,
     // Memory; mapping it is below.
     libc::SYS_brk,
     libc::SYS_munmap,
     libc::SYS_mremap,
+    libc::SYS_madvise,
     // Last words and the end.
     libc::SYS_write,
     libc::SYS_rt_sigreturn,
@@ -119,10 +122,11 @@ pub(super) fn give_up(run_as: Option<RunAs>) -> Result<(), ConfineError> {
     verify(&kept)
 }
 
-/// And these system calls alone.
+/// And these system calls alone, in each of its threads.
 pub(super) fn restrict_calls() -> Result<(), ConfineError> {
     let filter = filter().map_err(|error| ConfineError::Seccomp(error.to_string()))?;
-    seccompiler::apply_filter(&filter).map_err(|error| ConfineError::Seccomp(error.to_string()))
+    seccompiler::apply_filter_all_threads(&filter)
+        .map_err(|error| ConfineError::Seccomp(error.to_string()))
 }
 
 fn refused(call: &'static str) -> impl Fn(Errno) -> ConfineError {
@@ -180,7 +184,9 @@ fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
     let asks = SeccompCondition::new(1, Dword, SeccompCmpOp::Eq, F_GETFD)?;
     rules.insert(libc::SYS_fcntl, vec![SeccompRule::new(vec![asks])?]);
     rules.insert(libc::SYS_openat, vec![lacks(2, writing)?]);
-    rules.insert(libc::SYS_mmap, vec![lacks(2, libc::PROT_EXEC)?]);
+    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
+        rules.insert(call, vec![lacks(2, libc::PROT_EXEC)?]);
+    }
     SeccompFilter::new(
         rules,
         SeccompAction::KillProcess,

@@ -16,6 +16,8 @@ mod client;
 mod confine;
 mod dial;
 mod facts;
+mod helper;
+mod pass;
 mod scan;
 mod serve;
 mod start;

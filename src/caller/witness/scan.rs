@@ -1,24 +1,22 @@
-//! One pass over /proc for all questions that wait.
-//!
-//! A pass is whole or worth nothing: who was not looked at could hold the
-//! socket. Processes that end meanwhile hold nothing any more.
+//! Looks into the tables of descriptors of one process after the other.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
 use std::io::Write as _;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use nix::unistd::Pid;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, StatxFlags, openat, readlinkat_raw, statx};
+use rustix::fs::{AtFlags, Mode, OFlags, RawDir, StatxFlags, openat, readlinkat_raw, statx};
 use rustix::io::Errno;
 
 use super::{HOLDERS_MAX, Holder, Ids, facts};
 use crate::sys::kcmp;
 
 /// About a thousand entries.
-const BUFFER: usize = 32 * 1024;
+pub(super) const BUFFER: usize = 32 * 1024;
 /// `socket:[4294967295]`, and one more so that a longer one is not taken for it.
 const LINK_MAX: usize = 20;
 /// `4294967295/task`, and the zero behind it.
@@ -27,14 +25,22 @@ const NAME_MAX: usize = 16;
 /// `proc_task_getattr`).
 const OF_ONE_THREAD: u32 = 3;
 
-/// The sockets asked for, by inode, and who was seen with them.
-pub(super) type Wanted = HashMap<u32, Sighting>;
+/// Who was seen with the sockets asked for, by their inodes. Ordered, for a
+/// table that is hashed takes random numbers: a call that is not for looking.
+pub(super) type Sightings = BTreeMap<u32, Sighting>;
 
 #[derive(Default)]
 pub(super) struct Sighting {
     pub(super) holders: Vec<Holder>,
     /// There are more than are listed.
     pub(super) more: bool,
+}
+
+/// What looking came to.
+pub(super) struct Found {
+    pub(super) sightings: Sightings,
+    /// As whom those run that could not be looked into.
+    pub(super) shielded: BTreeSet<Ids>,
 }
 
 /// Why a pass says nothing.
@@ -44,55 +50,74 @@ pub(super) enum Abandoned {
     Unreadable,
 }
 
-/// What a pass needs, kept for the next.
+/// Processes to be looked at, by one thread or two.
+pub(super) struct Job {
+    pids: Vec<u32>,
+    /// How many have been taken up.
+    taken: AtomicUsize,
+    inodes: Vec<u32>,
+    pub(super) until: Instant,
+}
+
+/// What looking needs, kept for the next time.
 pub(super) struct Scanner {
-    processes: Buffer,
     threads: Buffer,
     descriptors: Buffer,
 }
 
 type Buffer = Box<[MaybeUninit<u8>]>;
 
+impl Job {
+    pub(super) fn new(pids: Vec<u32>, inodes: &[u32], until: Instant) -> Self {
+        Self {
+            pids,
+            taken: AtomicUsize::new(0),
+            inodes: inodes.to_vec(),
+            until,
+        }
+    }
+
+    /// The next process that nobody has taken up.
+    fn next(&self) -> Option<u32> {
+        let at = self.taken.fetch_add(1, Ordering::Relaxed);
+        self.pids.get(at).copied()
+    }
+
+    /// A part that says nothing makes the others worth nothing.
+    fn abandon(&self) {
+        self.taken.store(self.pids.len(), Ordering::Relaxed);
+    }
+}
+
 impl Scanner {
     pub(super) fn new() -> Self {
         Self {
-            processes: Box::new_uninit_slice(BUFFER),
             threads: Box::new_uninit_slice(BUFFER),
             descriptors: Box::new_uninit_slice(BUFFER),
         }
     }
 
-    /// Looks at every process and thread for holders of what is wanted;
-    /// returns as whom those run that could not be looked into.
-    pub(super) fn pass(
-        &mut self,
-        wanted: &mut Wanted,
-        until: Instant,
-    ) -> Result<Vec<Ids>, Abandoned> {
+    /// Looks at processes, and their threads, until none is left to be taken
+    /// up.
+    pub(super) fn take_part(&mut self, proc: BorrowedFd, job: &Job) -> Result<Found, Abandoned> {
+        let mut found = Found::none_yet(&job.inodes);
         let mut look = Look {
-            wanted,
-            until,
-            shielded: BTreeSet::new(),
+            found: &mut found,
+            until: job.until,
             descriptors: &mut self.descriptors,
         };
-        let proc = directory(CWD, c"/proc")?.ok_or(Abandoned::Unreadable)?;
-        let mut processes = RawDir::new(&proc, &mut self.processes);
-        while let Some(pid) = next_number(&mut processes)? {
-            look.at(proc.as_fd(), &Name::new(pid, "/fd"), pid)?;
-            look.at_threads(proc.as_fd(), pid, &mut self.threads)?;
+        while let Some(pid) = job.next() {
+            look.at(proc, &Name::new(pid, "/fd"), pid)
+                .and_then(|()| look.at_threads(proc, pid, &mut self.threads))
+                .inspect_err(|_| job.abandon())?;
         }
-        let shielded = look.shielded;
-        if shielded.len() > HOLDERS_MAX {
-            return Err(Abandoned::Unreadable);
-        }
-        Ok(shielded.into_iter().collect())
+        Ok(found)
     }
 }
 
 struct Look<'p> {
-    wanted: &'p mut Wanted,
+    found: &'p mut Found,
     until: Instant,
-    shielded: BTreeSet<Ids>,
     descriptors: &'p mut Buffer,
 }
 
@@ -114,12 +139,12 @@ impl Look<'_> {
                 Ok(len) => held.extend(
                     link.get(..len)
                         .and_then(socket_inode)
-                        .filter(|inode| self.wanted.contains_key(inode)),
+                        .filter(|inode| self.found.sightings.contains_key(inode)),
                 ),
                 // Denied for one is denied for all.
                 Err(Errno::ACCESS | Errno::PERM) => {
                     if let Some(of) = directory(table.as_fd(), c"..")? {
-                        self.shielded.extend(facts::ids_of(of.as_fd())?);
+                        self.found.shielded.extend(facts::ids_of(of.as_fd())?);
                     }
                     break;
                 }
@@ -136,7 +161,7 @@ impl Look<'_> {
         };
         if let Some(holder) = facts::holder(of.as_fd(), pid)? {
             for inode in held {
-                if let Some(sighting) = self.wanted.get_mut(&inode) {
+                if let Some(sighting) = self.found.sightings.get_mut(&inode) {
                     sighting.add(&holder);
                 }
             }
@@ -174,6 +199,28 @@ impl Look<'_> {
     }
 }
 
+impl Found {
+    pub(super) fn none_yet(inodes: &[u32]) -> Self {
+        let none_yet = |inode: &u32| (*inode, Sighting::default());
+        Self {
+            sightings: inodes.iter().map(none_yet).collect(),
+            shielded: BTreeSet::new(),
+        }
+    }
+
+    /// What was found of the same sockets among other processes.
+    pub(super) fn add(&mut self, other: Self) {
+        for (inode, sighting) in other.sightings {
+            let own = self.sightings.entry(inode).or_default();
+            own.more |= sighting.more;
+            for holder in &sighting.holders {
+                own.add(holder);
+            }
+        }
+        self.shielded.extend(other.shielded);
+    }
+}
+
 impl Sighting {
     fn add(&mut self, holder: &Holder) {
         if self.holders.len() < HOLDERS_MAX {
@@ -185,7 +232,7 @@ impl Sighting {
 }
 
 /// `None` where what it belongs to has ended.
-fn directory(within: BorrowedFd, name: &CStr) -> Result<Option<OwnedFd>, Abandoned> {
+pub(super) fn directory(within: BorrowedFd, name: &CStr) -> Result<Option<OwnedFd>, Abandoned> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     match openat(within, name, flags, Mode::empty()) {
         Ok(opened) => Ok(Some(opened)),
@@ -194,7 +241,7 @@ fn directory(within: BorrowedFd, name: &CStr) -> Result<Option<OwnedFd>, Abandon
 }
 
 /// The next entry that is a number: a process, thread or descriptor.
-fn next_number(entries: &mut RawDir<'_, &OwnedFd>) -> Result<Option<u32>, Abandoned> {
+pub(super) fn next_number(entries: &mut RawDir<'_, &OwnedFd>) -> Result<Option<u32>, Abandoned> {
     while let Some(entry) = entries.next() {
         match entry {
             Ok(entry) => {

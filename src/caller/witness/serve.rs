@@ -17,8 +17,9 @@ use nix::sys::time::TimeSpec;
 use super::budget::Budget;
 use super::confine::{ConfineError, give_up, restrict_calls};
 use super::dial::dial;
-use super::scan::{Abandoned, Scanner, Sighting, Wanted};
-use super::{Answer, QUESTION_LEN, Question, READY, Reply, RunAs, Seen, Urgency};
+use super::pass::{Effort, Passes};
+use super::scan::Abandoned;
+use super::{Answer, QUESTION_LEN, Question, READY, Reply, RunAs, Urgency};
 use crate::ids::Uid;
 
 /// A pass that takes longer is given up. On a host of two thousand processes
@@ -49,6 +50,8 @@ pub enum ServeError {
     NotASocket,
     /// Cannot be confined.
     Confine(ConfineError),
+    /// There is no thread to be had.
+    Thread(io::Error),
     /// Cannot wait for questions.
     Poll(Errno),
 }
@@ -61,6 +64,7 @@ impl fmt::Display for ServeError {
                  by itself; to run one apart, name the daemon's socket with `--connect`",
             ),
             Self::Confine(error) => error.fmt(f),
+            Self::Thread(error) => write!(f, "cannot start a second thread: {error}"),
             Self::Poll(errno) => write!(f, "cannot wait for questions: {}", errno.desc()),
         }
     }
@@ -80,26 +84,31 @@ impl From<ConfineError> for ServeError {
 /// [`ServeError`], before the first question was read.
 pub fn serve(ends: Ends, run_as: Option<RunAs>) -> Result<(), ServeError> {
     let _ = prctl::set_name(c"imdsfw-witness");
-    let daemon = match ends {
+    // The helper's thread begins with what is left by then.
+    let prepare = || -> Result<Passes, ServeError> {
+        give_up(run_as)?;
+        Passes::new().map_err(ServeError::Thread)
+    };
+    let (daemon, passes) = match ends {
         Ends::Parent => {
             let daemon = parent()?;
-            give_up(run_as)?;
+            let passes = prepare()?;
             restrict_calls()?;
             reply(&daemon, READY);
-            daemon
+            (daemon, passes)
         }
         Ends::Dial(path, daemon) => {
-            give_up(run_as)?;
+            let passes = prepare()?;
             let daemon = dial(&path, daemon);
             restrict_calls()?;
-            daemon
+            (daemon, passes)
         }
     };
     Serving {
         daemon,
         is_there: true,
         waiting: Vec::new(),
-        scanner: Scanner::new(),
+        passes,
         budget: Budget::new(Instant::now()),
         last_pass: None,
     }
@@ -125,9 +134,15 @@ struct Serving {
     daemon: OwnedFd,
     is_there: bool,
     waiting: Vec<Question>,
-    scanner: Scanner,
+    passes: Passes,
     budget: Budget,
-    last_pass: Option<Instant>,
+    last_pass: Option<LastPass>,
+}
+
+#[derive(Clone, Copy)]
+struct LastPass {
+    start: Instant,
+    took: Duration,
 }
 
 impl Serving {
@@ -147,7 +162,7 @@ impl Serving {
             true => URGENT_PASS_EVERY,
             false => PASS_EVERY,
         };
-        let since = self.last_pass.map(|at| at.elapsed());
+        let since = self.last_pass.map(|pass| pass.start.elapsed());
         since.map_or(Duration::ZERO, |since| every.saturating_sub(since))
     }
 
@@ -188,31 +203,39 @@ impl Serving {
         }
     }
 
-    fn pass(&mut self) {
-        let waiting = std::mem::take(&mut self.waiting);
-        let mut wanted: Wanted = waiting
-            .iter()
-            .map(|question| (question.inode, Default::default()))
-            .collect();
-        let start = Instant::now();
-        self.last_pass = Some(start);
-        let until = start + PASS_MAX;
-        let mut done = self.scanner.pass(&mut wanted, until);
-        if done == Err(Abandoned::Unreadable) {
-            // As while a process ends or becomes another: once more, anew.
-            wanted.values_mut().for_each(|it| *it = Sighting::default());
-            done = self.scanner.pass(&mut wanted, until);
+    /// One question after a rest is a client that waits on a quiet host;
+    /// several, or one right after the other, are a crowd that needs the other
+    /// processors itself.
+    fn effort(&self) -> Effort {
+        let rested = |pass: LastPass| pass.start.elapsed() >= pass.took * 3 / 2;
+        match self.waiting.len() == 1 && self.last_pass.is_none_or(rested) {
+            true => Effort::Helped,
+            false => Effort::Alone,
         }
-        self.budget.spend(start, start.elapsed());
+    }
+
+    fn pass(&mut self) {
+        let effort = self.effort();
+        let waiting = std::mem::take(&mut self.waiting);
+        let mut inodes: Vec<u32> = waiting.iter().map(|question| question.inode).collect();
+        inodes.sort_unstable();
+        inodes.dedup();
+        let start = Instant::now();
+        let until = start + PASS_MAX;
+        let mut done = self.passes.pass(&inodes, effort, until);
+        if matches!(done, Err(Abandoned::Unreadable)) {
+            // As while a process ends or becomes another: once more, anew.
+            done = self.passes.pass(&inodes, effort, until);
+        }
+        let took = start.elapsed();
+        self.last_pass = Some(LastPass { start, took });
+        self.budget.spend(start, took);
         for question in waiting {
-            let seen = wanted.get(&question.inode);
-            let answer = match (&done, seen) {
-                (Ok(_), Some(seen)) if seen.more => Answer::TooMany,
-                (Ok(shielded), Some(seen)) => Answer::Seen(Seen {
-                    holders: seen.holders.clone(),
-                    shielded: shielded.clone(),
-                }),
-                _ => Answer::Incomplete,
+            let answer = match &done {
+                Ok(found) => found
+                    .of(question.inode)
+                    .map_or(Answer::TooMany, Answer::Seen),
+                Err(_) => Answer::Incomplete,
             };
             self.answer(question.id, answer);
         }
