@@ -1,6 +1,6 @@
 //! The host's share of the service, which throttles the whole host at once
 //! (1,024 packets a second): so many requests a second, in turns by uid, with
-//! some that only root gets.
+//! some that only root gets, and some at once for who has asked little.
 //!
 //! Nobody waits longer than clients do; who would, is told so.
 
@@ -19,6 +19,12 @@ use crate::limits::{Bucket, Rate};
 const WAIT_MAX: Duration = Duration::from_millis(700);
 /// One request in so many is kept for root.
 const RESERVED_OF: u32 = 10;
+/// One request in so many that may be sent at once is kept for uids that had
+/// fewer than so many of the latest turns: what a program asks for when it
+/// begins need not wait for a turn because somebody else never stops asking.
+const LIGHT_OF: u32 = 8;
+const LIGHT_TURNS: usize = 4;
+const LATEST: usize = 64;
 /// After the first refusal of the service, and doubled with each that follows.
 const BACK_OFF: Duration = Duration::from_millis(100);
 const BACK_OFF_MAX: Duration = Duration::from_millis(1600);
@@ -51,6 +57,8 @@ pub(super) struct Exhausted;
 
 struct State {
     everybody: Rate,
+    /// The same, and what is kept for those who have asked little.
+    light: Rate,
     reserve: Rate,
     taken: Bucket,
     taken_of_reserve: Bucket,
@@ -58,6 +66,8 @@ struct State {
     /// once.
     waiting: HashMap<Uid, VecDeque<Ticket>>,
     ring: VecDeque<Uid>,
+    /// Who had the last turns, at most [`LATEST`].
+    latest: VecDeque<Uid>,
     granting: bool,
     paused_until: Option<Instant>,
     refusals: u32,
@@ -117,7 +127,7 @@ impl Budget {
         let Some(shared) = &self.0 else { return Ok(()) };
         let turn = {
             let mut state = lock(shared);
-            if state.ring.is_empty() && state.take(claim.uid, Instant::now()) {
+            if state.take_at_once(claim.uid, Instant::now()) {
                 return Ok(());
             }
             let turn = state.queue(claim);
@@ -158,21 +168,45 @@ impl State {
         let second = Duration::from_secs(1);
         let reserved = (per_second / RESERVED_OF).max(1);
         let others = per_second.saturating_sub(reserved).max(1);
+        let burst = others / 4;
         Self {
-            everybody: Rate::new(others, second, others / 4),
+            everybody: Rate::new(others, second, burst - burst / LIGHT_OF),
+            light: Rate::new(others, second, burst),
             reserve: Rate::new(reserved, second, reserved),
             taken: Bucket::default(),
             taken_of_reserve: Bucket::default(),
             waiting: HashMap::new(),
             ring: VecDeque::new(),
+            latest: VecDeque::with_capacity(LATEST),
             granting: false,
             paused_until: None,
             refusals: 0,
         }
     }
 
+    /// Where nobody waits, or none who has asked as little.
+    fn take_at_once(&mut self, uid: Uid, now: Instant) -> bool {
+        let taken = (self.ring.is_empty() && self.take(uid, now))
+            || (!self.is_waiting(uid) && self.is_light(uid) && self.take_of_light(now));
+        if taken {
+            self.note(uid);
+        }
+        taken
+    }
+
     fn take(&mut self, uid: Uid, now: Instant) -> bool {
         (uid == Uid::ROOT && self.take_of_reserve(now)) || self.take_of_all(now)
+    }
+
+    fn is_light(&self, uid: Uid) -> bool {
+        self.latest.iter().filter(|it| **it == uid).count() < LIGHT_TURNS
+    }
+
+    fn note(&mut self, uid: Uid) {
+        if self.latest.len() == LATEST {
+            self.latest.pop_front();
+        }
+        self.latest.push_back(uid);
     }
 
     fn take_of_reserve(&mut self, now: Instant) -> bool {
@@ -181,6 +215,10 @@ impl State {
 
     fn take_of_all(&mut self, now: Instant) -> bool {
         !self.is_paused(now) && self.taken.take(self.everybody, now)
+    }
+
+    fn take_of_light(&mut self, now: Instant) -> bool {
+        !self.is_paused(now) && self.taken.take(self.light, now)
     }
 
     fn is_paused(&self, now: Instant) -> bool {
@@ -275,6 +313,7 @@ impl State {
     fn call(&mut self, uid: Uid) {
         if let Some(ticket) = self.waiting.get_mut(&uid).and_then(VecDeque::pop_front) {
             ticket.call();
+            self.note(uid);
         }
     }
 }

@@ -79,6 +79,34 @@ fn who_asks_a_hundred_times_gets_as_many_turns_as_who_asks_once_at_a_time() {
 }
 
 #[test]
+fn who_has_asked_little_does_not_wait_for_who_never_stops() {
+    let mut desk = Desk::worn(300);
+    for _ in 0..1000 {
+        desk.ask(ALICE);
+    }
+    for _ in 0..500 {
+        desk.pass(MILLISECOND);
+    }
+    let before = desk.turns(ALICE);
+    assert!(before > LATEST, "hers are all of the latest: {before}");
+    for _ in 0..LIGHT_TURNS {
+        assert!(desk.state.take_at_once(BOB, desk.now));
+    }
+    assert!(!desk.state.take_at_once(BOB, desk.now), "now he waits, too");
+    assert!(
+        !desk.state.take_at_once(ALICE, desk.now),
+        "and she always did"
+    );
+
+    // They were not more than the service gets: hers wait for it.
+    let interval = Duration::from_secs(1) / 270;
+    desk.pass(interval * u32::try_from(LIGHT_TURNS).unwrap() - MILLISECOND);
+    assert_eq!(desk.turns(ALICE), before);
+    desk.pass(interval + MILLISECOND * 2);
+    assert_eq!(desk.turns(ALICE), before + 1);
+}
+
+#[test]
 fn coming_back_soon_wins_no_further_place() {
     let mut desk = Desk::worn(100);
     desk.ask(BOB);
