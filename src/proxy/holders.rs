@@ -4,6 +4,7 @@
 //! Only credentials may wait for the witness; everything else goes on when it
 //! is gone, and waits for no more than a filled record is worth.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,8 +16,9 @@ use crate::audit::{Ending, Pending};
 use crate::authorize::{Withheld, judge_holders};
 use crate::caller::Caller;
 use crate::caller::witness::{Seen, Unwitnessed, Urgency, speaker};
+use crate::ids::Uid;
 use crate::limits::{Bucket, Rate};
-use crate::policy::{Origin, Query};
+use crate::policy::{Origin, Query, Subject};
 
 /// Looks that only fill records, begun in a second, and how many of them at
 /// once: what the witness gives them for long. To ask it more often, to be told
@@ -111,39 +113,49 @@ impl Proxy {
             Ok(seen) => seen.uids(),
             Err(unwitnessed) => return judge_holders(Err(*unwitnessed)),
         };
-        // Asked for at once, so that a slow NSS is waited for once.
-        let mut verdicts = tokio::task::JoinSet::new();
-        let mut judged = Vec::new();
-        for uid in uids {
-            let callers = Arc::clone(&self.callers);
-            verdicts.spawn(async move { callers.subject(uid).await });
-        }
+        let Some(subjects) = self.subjects(uids).await else {
+            return judge_holders(Err(Unwitnessed::Incomplete));
+        };
+        let Passing { orders, read, .. } = passing;
+        let mut judged = Vec::with_capacity(subjects.len());
         let mut origin = Origin::of_unit(passing.origin.unit.clone());
-        while let Some(subject) = verdicts.join_next().await {
-            match subject {
-                Ok(subject) => {
-                    let Passing { orders, read, .. } = passing;
-                    let from = |origin| Query {
-                        origin,
-                        ..Query::new(&subject, read.method, &read.path)
-                    };
-                    if orders.locks(&from(&origin)) {
-                        return Some(Withheld::lockdown());
-                    }
-                    let mut verdict = orders.decide(&from(&origin));
-                    if verdict.unknown().is_some_and(|it| it.holder.is_some()) {
-                        origin.holders = self.callers.programs(witnessed).await;
-                        verdict = orders.decide(&Query {
-                            origin: &origin,
-                            ..Query::new(&subject, read.method, &read.path)
-                        });
-                    }
-                    judged.push(verdict);
-                }
-                Err(_) => return judge_holders(Err(Unwitnessed::Incomplete)),
+        for subject in &subjects {
+            let from = |origin| Query {
+                origin,
+                ..Query::new(subject, read.method, &read.path)
+            };
+            if orders.locks(&from(&origin)) {
+                return Some(Withheld::lockdown());
             }
+            let mut verdict = orders.decide(&from(&origin));
+            if verdict.unknown().is_some_and(|it| it.holder.is_some()) {
+                origin.holders = self.callers.programs(witnessed).await;
+                verdict = orders.decide(&Query {
+                    origin: &origin,
+                    ..Query::new(subject, read.method, &read.path)
+                });
+            }
+            judged.push(verdict);
         }
         judge_holders(Ok(judged))
+    }
+
+    /// As rules see these uids: asked for at once, so that a slow NSS is waited
+    /// for once; and where it is one, without giving way to other requests.
+    async fn subjects(&self, uids: BTreeSet<Uid>) -> Option<Vec<Arc<Subject>>> {
+        if let (Some(uid), 1) = (uids.first(), uids.len()) {
+            return Some(vec![self.callers.subject(*uid).await]);
+        }
+        let mut asked = tokio::task::JoinSet::new();
+        for uid in uids {
+            let callers = Arc::clone(&self.callers);
+            asked.spawn(async move { callers.subject(uid).await });
+        }
+        let mut subjects = Vec::with_capacity(asked.len());
+        while let Some(subject) = asked.join_next().await {
+            subjects.push(subject.ok()?);
+        }
+        Some(subjects)
     }
 }
 
