@@ -19,9 +19,10 @@ use crate::limits::{Bucket, Rate};
 const WAIT_MAX: Duration = Duration::from_millis(700);
 /// One request in so many is kept for root.
 const RESERVED_OF: u32 = 10;
-/// One request in so many that may be sent at once is kept for uids that had
-/// fewer than so many of the latest turns: what a program asks for when it
-/// begins need not wait for a turn because somebody else never stops asking.
+/// One request in so many is kept for uids that had fewer than so many of the
+/// latest turns: what a program asks for when it begins need not wait for a turn
+/// because somebody else never stops asking. However many such uids there are,
+/// the rest is for those who wait.
 const LIGHT_OF: u32 = 8;
 const LIGHT_TURNS: usize = 4;
 const LATEST: usize = 64;
@@ -57,10 +58,13 @@ pub(super) struct Exhausted;
 
 struct State {
     everybody: Rate,
-    /// The same, and what is kept for those who have asked little.
-    light: Rate,
+    /// The same, without keeping anything for those who have asked little.
+    all: Rate,
+    /// What they get at most; nothing where that is less than one at once.
+    light: Option<Rate>,
     reserve: Rate,
     taken: Bucket,
+    taken_of_light: Bucket,
     taken_of_reserve: Bucket,
     /// By uid; a turn for each in the order of `ring`, which has each of them
     /// once.
@@ -127,10 +131,9 @@ impl Budget {
         let Some(shared) = &self.0 else { return Ok(()) };
         let turn = {
             let mut state = lock(shared);
-            if state.take_at_once(claim.uid, Instant::now()) {
+            let Some(turn) = state.ask(claim, Instant::now()) else {
                 return Ok(());
-            }
-            let turn = state.queue(claim);
+            };
             if !std::mem::replace(&mut state.granting, true) {
                 tokio::spawn(grant(Arc::clone(shared)));
             }
@@ -146,7 +149,7 @@ impl Budget {
     /// for the turns of others alone.
     pub(super) fn join(&self, claim: &Claim, joining: &Claim) {
         if let Some(shared) = &self.0 {
-            lock(shared).join(claim, joining.uid);
+            lock(shared).join(claim, joining.uid, Instant::now());
         }
     }
 
@@ -169,11 +172,14 @@ impl State {
         let reserved = (per_second / RESERVED_OF).max(1);
         let others = per_second.saturating_sub(reserved).max(1);
         let burst = others / 4;
+        let kept = burst / LIGHT_OF;
         Self {
-            everybody: Rate::new(others, second, burst - burst / LIGHT_OF),
-            light: Rate::new(others, second, burst),
+            everybody: Rate::new(others, second, burst - kept),
+            all: Rate::new(others, second, burst),
+            light: (kept > 0).then(|| Rate::new(others / LIGHT_OF, second, kept)),
             reserve: Rate::new(reserved, second, reserved),
             taken: Bucket::default(),
+            taken_of_light: Bucket::default(),
             taken_of_reserve: Bucket::default(),
             waiting: HashMap::new(),
             ring: VecDeque::new(),
@@ -184,14 +190,34 @@ impl State {
         }
     }
 
-    /// Where nobody waits, or none who has asked as little.
+    /// `None` is a turn at once; else it comes by this.
+    fn ask(&mut self, claim: &Claim, now: Instant) -> Option<oneshot::Receiver<()>> {
+        match self.take_at_once(claim.uid, now) {
+            true => None,
+            false => Some(self.queue(claim)),
+        }
+    }
+
+    /// Out of turn only where nothing of its own waits.
     fn take_at_once(&mut self, uid: Uid, now: Instant) -> bool {
-        let taken = (self.ring.is_empty() && self.take(uid, now))
-            || (!self.is_waiting(uid) && self.is_light(uid) && self.take_of_light(now));
+        let taken = match self.ring.is_empty() {
+            true => self.take(uid, now),
+            false => !self.waits(uid) && self.take_out_of_turn(uid, now),
+        };
         if taken {
             self.note(uid);
         }
         taken
+    }
+
+    fn take_out_of_turn(&mut self, uid: Uid, now: Instant) -> bool {
+        (uid == Uid::ROOT && self.take_of_reserve(now))
+            || (self.is_light(uid) && self.take_of_light(now))
+    }
+
+    fn waits(&self, uid: Uid) -> bool {
+        let queue = self.waiting.get(&uid);
+        queue.is_some_and(|queue| queue.iter().any(Ticket::is_wanted))
     }
 
     fn take(&mut self, uid: Uid, now: Instant) -> bool {
@@ -218,7 +244,14 @@ impl State {
     }
 
     fn take_of_light(&mut self, now: Instant) -> bool {
-        !self.is_paused(now) && self.taken.take(self.light, now)
+        let mut light = self.taken_of_light;
+        let taken = !self.is_paused(now)
+            && self.light.is_some_and(|rate| light.take(rate, now))
+            && self.taken.take(self.all, now);
+        if taken {
+            self.taken_of_light = light;
+        }
+        taken
     }
 
     fn is_paused(&self, now: Instant) -> bool {
@@ -250,13 +283,19 @@ impl State {
         told
     }
 
-    fn join(&mut self, claim: &Claim, uid: Uid) {
+    fn join(&mut self, claim: &Claim, uid: Uid, now: Instant) {
         let mut others = lock(&claim.others);
         if uid == claim.uid || !others.uids.insert(uid) {
             return;
         }
         if let Some(ticket) = others.ticket.as_ref().filter(|it| it.is_wanted()) {
-            self.enqueue(uid, ticket.clone());
+            match !self.waits(uid) && self.take_out_of_turn(uid, now) {
+                true => {
+                    ticket.call();
+                    self.note(uid);
+                }
+                false => self.enqueue(uid, ticket.clone()),
+            }
         }
     }
 

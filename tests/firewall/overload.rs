@@ -31,7 +31,7 @@ fn out_of_descriptors_accepting_pauses_and_recovers() {
         let mut command = Command::new("bash");
         command.args([
             "-c",
-            "ulimit -n 86; for fd in {10..73}; do eval \"exec $fd</dev/null\"; done
+            "ulimit -n 160; for fd in {10..129}; do eval \"exec $fd</dev/null\"; done
              exec \"$0\" run --config \"$1\"",
             BINARY,
         ]);

@@ -20,7 +20,7 @@ use super::RunAs;
 const KEPT: [Capability; 2] = [Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH];
 
 /// System calls with any arguments.
-const ALLOWED: [i64; 20] = [
+const ALLOWED: [i64; 19] = [
     // Looking.
     libc::SYS_getdents64,
     libc::SYS_readlinkat,
@@ -34,8 +34,6 @@ const ALLOWED: [i64; 20] = [
     libc::SYS_restart_syscall,
     libc::SYS_recvfrom,
     libc::SYS_sendto,
-    // The helper.
-    libc::SYS_futex,
     // Memory; mapping it is below.
     libc::SYS_brk,
     libc::SYS_munmap,
@@ -53,6 +51,8 @@ const PRIORITY: i32 = -10;
 
 /// linux/fcntl.h.
 const F_GETFD: u64 = 1;
+/// Without the flags: which memory, which clock (linux/futex.h).
+const FUTEX_COMMAND: u64 = 0x7f;
 
 /// Why the witness does not begin.
 #[derive(Debug)]
@@ -183,6 +183,15 @@ fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
     // With debug assertions, Rust asks this of what it closes.
     let asks = SeccompCondition::new(1, Dword, SeccompCmpOp::Eq, F_GETFD)?;
     rules.insert(libc::SYS_fcntl, vec![SeccompRule::new(vec![asks])?]);
+    let operation = |operation: i32| -> Result<SeccompRule, seccompiler::BackendError> {
+        let is = SeccompCmpOp::MaskedEq(FUTEX_COMMAND);
+        let operation = u64::from(operation.unsigned_abs());
+        SeccompRule::new(vec![SeccompCondition::new(1, Dword, is, operation)?])
+    };
+    // The helper waits, and is woken.
+    let waits = [libc::FUTEX_WAIT, libc::FUTEX_WAKE, libc::FUTEX_WAIT_BITSET];
+    let waits: Result<_, _> = waits.into_iter().map(operation).collect();
+    rules.insert(libc::SYS_futex, waits?);
     rules.insert(libc::SYS_openat, vec![lacks(2, writing)?]);
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(call, vec![lacks(2, libc::PROT_EXEC)?]);

@@ -105,3 +105,50 @@ impl Desk {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn job(until: Instant) -> Arc<Job> {
+        Arc::new(Job::new(vec![std::process::id()], &[1], until))
+    }
+
+    #[test]
+    fn it_takes_its_part_and_none_of_a_job_that_is_done() {
+        let helper = Helper::start().unwrap();
+        let until = Instant::now() + Duration::from_secs(60);
+        for _ in 0..100 {
+            let job = job(until);
+            helper.begin(&job);
+            if let Some(part) = helper.end(&job) {
+                assert_eq!(part.unwrap().sightings.len(), 1);
+            }
+            assert!(helper.0.papers().job.is_none());
+        }
+    }
+
+    #[test]
+    fn a_part_of_another_job_is_not_taken_for_one_of_this() {
+        let helper = Helper(Arc::default());
+        let (given_up, late) = (
+            job(Instant::now() + Duration::from_secs(60)),
+            job(Instant::now()),
+        );
+        helper.0.papers().part = Some((given_up, Ok(Found::none_yet(&[1]))));
+        // Its own part does not come in time.
+        let part = helper.end(&late).unwrap();
+        assert_eq!(part.err(), Some(Abandoned::Overdue));
+    }
+
+    #[test]
+    fn what_one_part_could_not_do_is_the_end_of_all_others() {
+        let over = job(Instant::now());
+        let proc = std::fs::File::open("/proc").unwrap();
+        let take = || Scanner::new().take_part(proc.as_fd(), &over).err();
+        assert_eq!(take(), Some(Abandoned::Overdue));
+        assert_eq!(take(), None, "nothing is left to be taken up");
+    }
+}

@@ -1,10 +1,9 @@
-//! One pass over /proc for all questions that wait; by two threads, where the
-//! host has time for that.
+//! One pass over /proc for all questions that wait; by two threads, where it is
+//! but one.
 //!
 //! A pass is whole or worth nothing: who was not looked at could hold the
 //! socket. Processes that end meanwhile hold nothing any more.
 
-use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -37,15 +36,15 @@ pub(super) struct Passes {
 }
 
 impl Passes {
-    /// With the threads it will ever have.
-    pub(super) fn new() -> io::Result<Self> {
+    /// With the threads it will ever have. Without a second one it is slower.
+    pub(super) fn new() -> Self {
         let processors = std::thread::available_parallelism();
         let has_two = processors.is_ok_and(|count| count.get() > 1);
-        Ok(Self {
+        Self {
             processes: Box::new_uninit_slice(scan::BUFFER),
             scanner: Scanner::new(),
-            helper: has_two.then(Helper::start).transpose()?,
-        })
+            helper: has_two.then(Helper::start).and_then(Result::ok),
+        }
     }
 
     /// Looks at every process and thread for holders of these sockets.

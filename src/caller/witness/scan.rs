@@ -107,7 +107,8 @@ impl Scanner {
             descriptors: &mut self.descriptors,
         };
         while let Some(pid) = job.next() {
-            look.at(proc, &Name::new(pid, "/fd"), pid)
+            in_time(job.until)
+                .and_then(|()| look.at(proc, &Name::new(pid, "/fd"), pid))
                 .and_then(|()| look.at_threads(proc, pid, &mut self.threads))
                 .inspect_err(|_| job.abandon())?;
         }
@@ -131,9 +132,7 @@ impl Look<'_> {
         let mut held: Vec<u32> = Vec::new();
         let mut entries = RawDir::new(&table, self.descriptors);
         while let Some(descriptor) = next_number(&mut entries)? {
-            if Instant::now() >= self.until {
-                return Err(Abandoned::Overdue);
-            }
+            in_time(self.until)?;
             let mut link = [0; LINK_MAX];
             match readlinkat_raw(&table, Name::new(descriptor, "").as_ref(), &mut link) {
                 Ok(len) => held.extend(
@@ -187,9 +186,7 @@ impl Look<'_> {
         };
         let mut threads = RawDir::new(&tasks, buffer);
         while let Some(tid) = next_number(&mut threads)? {
-            if Instant::now() >= self.until {
-                return Err(Abandoned::Overdue);
-            }
+            in_time(self.until)?;
             // A kernel without kcmp, or a thread that ends: looking is sure.
             if tid != pid && !kcmp::same_descriptors(number(pid), number(tid)).unwrap_or(false) {
                 self.at(tasks.as_fd(), &Name::new(tid, "/fd"), pid)?;
@@ -222,7 +219,7 @@ impl Found {
 }
 
 impl Sighting {
-    fn add(&mut self, holder: &Holder) {
+    pub(super) fn add(&mut self, holder: &Holder) {
         if self.holders.len() < HOLDERS_MAX {
             self.holders.push(holder.clone());
         } else {
@@ -274,6 +271,13 @@ impl Name {
 impl AsRef<CStr> for Name {
     fn as_ref(&self) -> &CStr {
         CStr::from_bytes_until_nul(&self.0).unwrap_or_default()
+    }
+}
+
+fn in_time(until: Instant) -> Result<(), Abandoned> {
+    match Instant::now() < until {
+        true => Ok(()),
+        false => Err(Abandoned::Overdue),
     }
 }
 

@@ -50,8 +50,6 @@ pub enum ServeError {
     NotASocket,
     /// Cannot be confined.
     Confine(ConfineError),
-    /// There is no thread to be had.
-    Thread(io::Error),
     /// Cannot wait for questions.
     Poll(Errno),
 }
@@ -64,7 +62,6 @@ impl fmt::Display for ServeError {
                  by itself; to run one apart, name the daemon's socket with `--connect`",
             ),
             Self::Confine(error) => error.fmt(f),
-            Self::Thread(error) => write!(f, "cannot start a second thread: {error}"),
             Self::Poll(errno) => write!(f, "cannot wait for questions: {}", errno.desc()),
         }
     }
@@ -85,10 +82,7 @@ impl From<ConfineError> for ServeError {
 pub fn serve(ends: Ends, run_as: Option<RunAs>) -> Result<(), ServeError> {
     let _ = prctl::set_name(c"imdsfw-witness");
     // The helper's thread begins with what is left by then.
-    let prepare = || -> Result<Passes, ServeError> {
-        give_up(run_as)?;
-        Passes::new().map_err(ServeError::Thread)
-    };
+    let prepare = || give_up(run_as).map(|()| Passes::new());
     let (daemon, passes) = match ends {
         Ends::Parent => {
             let daemon = parent()?;
@@ -203,12 +197,13 @@ impl Serving {
         }
     }
 
-    /// One question after a rest is a client that waits on a quiet host;
+    /// One urgent question after a rest is a client that waits on a quiet host;
     /// several, or one right after the other, are a crowd that needs the other
     /// processors itself.
     fn effort(&self) -> Effort {
         let rested = |pass: LastPass| pass.start.elapsed() >= pass.took * 3 / 2;
-        match self.waiting.len() == 1 && self.last_pass.is_none_or(rested) {
+        let is_alone = self.waiting.len() == 1 && self.is_urgent();
+        match is_alone && self.last_pass.is_none_or(rested) {
             true => Effort::Helped,
             false => Effort::Alone,
         }

@@ -84,3 +84,28 @@ fn a_program_is_known_by_its_whole_path_also_after_an_upgrade() {
     assert_eq!(program("(unreachable)/usr/bin/aws"), None);
     assert_eq!(holder(1, 0).program(), None);
 }
+
+#[test]
+fn what_two_threads_found_is_put_together() {
+    let with = |pids: std::ops::Range<u32>, uid| {
+        let mut found = scan::Found::none_yet(&[7]);
+        for pid in pids {
+            found
+                .sightings
+                .entry(7)
+                .or_default()
+                .add(&holder(pid, 4001));
+        }
+        found.shielded.insert(holder(0, uid).ids);
+        found
+    };
+    let mut found = with(10..18, 1);
+    found.add(with(2..10, 2));
+    let seen = found.of(7).unwrap();
+    let pids: Vec<u32> = seen.holders.iter().map(|holder| holder.pid).collect();
+    assert_eq!(pids, (2..18).collect::<Vec<_>>());
+    assert_eq!(seen.shielded.len(), 2);
+
+    found.add(with(18..19, 1));
+    assert!(found.of(7).is_none(), "more than an answer holds");
+}

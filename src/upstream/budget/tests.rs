@@ -31,13 +31,27 @@ impl Desk {
     fn worn(per_second: u32) -> Self {
         let mut desk = Self::new(per_second);
         while desk.state.take_of_reserve(desk.now) {}
+        while desk.state.take_of_light(desk.now) {}
         while desk.state.take_of_all(desk.now) {}
         desk
     }
 
+    /// As who has asked much, and has nothing but turns.
     fn ask(&mut self, uid: Uid) {
         let told = self.state.queue(&Claim::new(uid));
         self.waiting.push((uid, told));
+    }
+
+    /// As whoever comes.
+    fn come(&mut self, uid: Uid) {
+        match self.state.ask(&Claim::new(uid), self.now) {
+            Some(told) => self.waiting.push((uid, told)),
+            None => self.turns.push((uid, self.now)),
+        }
+    }
+
+    fn give_up(&mut self, uid: Uid) {
+        self.waiting.retain(|it| it.0 != uid);
     }
 
     fn pass(&mut self, time: Duration) {
@@ -82,21 +96,23 @@ fn who_asks_a_hundred_times_gets_as_many_turns_as_who_asks_once_at_a_time() {
 fn who_has_asked_little_does_not_wait_for_who_never_stops() {
     let mut desk = Desk::worn(300);
     for _ in 0..1000 {
-        desk.ask(ALICE);
+        desk.come(ALICE);
     }
-    for _ in 0..500 {
+    for _ in 0..1000 {
         desk.pass(MILLISECOND);
     }
     let before = desk.turns(ALICE);
     assert!(before > LATEST, "hers are all of the latest: {before}");
-    for _ in 0..LIGHT_TURNS {
-        assert!(desk.state.take_at_once(BOB, desk.now));
+    for count in 1..=LIGHT_TURNS {
+        desk.come(BOB);
+        assert_eq!(desk.turns(BOB), count);
     }
-    assert!(!desk.state.take_at_once(BOB, desk.now), "now he waits, too");
-    assert!(
-        !desk.state.take_at_once(ALICE, desk.now),
-        "and she always did"
-    );
+    desk.come(BOB);
+    assert_eq!(desk.waiting(BOB), 1, "now he waits, too");
+    desk.give_up(BOB);
+    desk.come(BOB);
+    assert_eq!(desk.waiting(BOB), 1, "however often he comes");
+    desk.give_up(BOB);
 
     // They were not more than the service gets: hers wait for it.
     let interval = Duration::from_secs(1) / 270;
@@ -104,6 +120,68 @@ fn who_has_asked_little_does_not_wait_for_who_never_stops() {
     assert_eq!(desk.turns(ALICE), before);
     desk.pass(interval + MILLISECOND * 2);
     assert_eq!(desk.turns(ALICE), before + 1);
+}
+
+#[test]
+fn many_who_have_asked_little_leave_turns_to_those_who_wait() {
+    let mut desk = Desk::worn(300);
+    for _ in 0..1000 {
+        desk.come(ALICE);
+    }
+    // As many as one of them has always had few turns; none waits for one.
+    let little: Vec<Uid> = (5000..5024).map(Uid).collect();
+    for _ in 0..2000 {
+        for uid in &little {
+            desk.come(*uid);
+            desk.give_up(*uid);
+        }
+        desk.pass(MILLISECOND);
+    }
+    let (alice, all) = (desk.turns(ALICE), desk.turns.len());
+    assert!(
+        (535..=545).contains(&all),
+        "the service gets no more: {all}"
+    );
+    assert!(alice >= 460, "of 540, but for an eighth: {alice}");
+    assert!(alice < 490, "which is theirs: {alice}");
+}
+
+#[test]
+fn asking_again_while_others_wait_costs_no_place() {
+    let mut desk = Desk::worn(300);
+    for _ in 0..2000 {
+        for uid in 0..10 {
+            if desk.waiting(Uid(5000 + uid)) < 16 {
+                desk.come(Uid(5000 + uid));
+            }
+        }
+        if desk.waiting(BOB) == 0 {
+            desk.come(BOB);
+        }
+        desk.pass(MILLISECOND);
+    }
+    let (bob, other) = (desk.turns(BOB), desk.turns(Uid(5005)));
+    assert!(bob + 3 >= other, "bob {bob}, another {other}");
+}
+
+#[test]
+fn where_few_are_to_be_had_none_is_kept_and_nobody_overtakes() {
+    let mut desk = Desk::worn(20);
+    desk.come(ALICE);
+    desk.come(BOB);
+    assert_eq!((desk.waiting(ALICE), desk.waiting(BOB)), (1, 1));
+    desk.pass(Duration::from_millis(60));
+    assert_eq!((desk.turns(ALICE), desk.turns(BOB)), (1, 0));
+}
+
+#[test]
+fn root_takes_of_its_reserve_before_what_others_may_have() {
+    let mut desk = Desk::new(300);
+    while desk.state.take_of_all(desk.now) {}
+    desk.ask(ALICE);
+    desk.come(Uid::ROOT);
+    assert_eq!(desk.turns(Uid::ROOT), 1);
+    assert!(desk.state.taken_of_light.is_full(desk.now));
 }
 
 #[test]
@@ -196,7 +274,7 @@ fn what_several_want_is_asked_in_the_first_turn_of_any_of_them_and_in_one() {
     let mut told = desk.state.queue(&shared);
     desk.pass(MILLISECOND);
     for uid in [BOB, BOB, ALICE, Uid::ROOT] {
-        desk.state.join(&shared, uid);
+        desk.state.join(&shared, uid, desk.now);
     }
     desk.ask(BOB);
     // One of alice's turns, then bob's, which is for what both want.
