@@ -19,13 +19,16 @@ use crate::limits::{Bucket, Rate};
 const WAIT_MAX: Duration = Duration::from_millis(700);
 /// One request in so many is kept for root.
 const RESERVED_OF: u32 = 10;
-/// One request in so many is kept for uids that had fewer than so many of the
-/// latest turns: what a program asks for when it begins need not wait for a turn
-/// because somebody else never stops asking. However many such uids there are,
-/// the rest is for those who wait.
-const LIGHT_OF: u32 = 8;
-const LIGHT_TURNS: usize = 4;
+/// One in so many of the requests that may be sent at once is kept for uids that
+/// had less of the latest turns than their share: what a program asks for when
+/// it begins need not wait for a turn because somebody else never stops asking.
+/// However many such uids there are, that way they get no more than so much of
+/// all; the rest is for those who wait.
+const KEPT_OF: u32 = 8;
+const LIGHT_OF: u32 = 2;
 const LATEST: usize = 64;
+/// A share is that of so many uids at least.
+const SHARED_AMONG: usize = 16;
 /// After the first refusal of the service, and doubled with each that follows.
 const BACK_OFF: Duration = Duration::from_millis(100);
 const BACK_OFF_MAX: Duration = Duration::from_millis(1600);
@@ -172,7 +175,7 @@ impl State {
         let reserved = (per_second / RESERVED_OF).max(1);
         let others = per_second.saturating_sub(reserved).max(1);
         let burst = others / 4;
-        let kept = burst / LIGHT_OF;
+        let kept = burst / KEPT_OF;
         Self {
             everybody: Rate::new(others, second, burst - kept),
             all: Rate::new(others, second, burst),
@@ -200,10 +203,8 @@ impl State {
 
     /// Out of turn only where nothing of its own waits.
     fn take_at_once(&mut self, uid: Uid, now: Instant) -> bool {
-        let taken = match self.ring.is_empty() {
-            true => self.take(uid, now),
-            false => !self.waits(uid) && self.take_out_of_turn(uid, now),
-        };
+        let taken = (self.ring.is_empty() && self.take(uid, now))
+            || (!self.waits(uid) && self.take_out_of_turn(uid, now));
         if taken {
             self.note(uid);
         }
@@ -224,8 +225,11 @@ impl State {
         (uid == Uid::ROOT && self.take_of_reserve(now)) || self.take_of_all(now)
     }
 
+    /// Whether it had fewer of the latest turns than its share of them, were
+    /// they shared out among it and those who wait.
     fn is_light(&self, uid: Uid) -> bool {
-        self.latest.iter().filter(|it| **it == uid).count() < LIGHT_TURNS
+        let had = self.latest.iter().filter(|it| **it == uid).count();
+        had * SHARED_AMONG.max(self.ring.len() + 1) < LATEST
     }
 
     fn note(&mut self, uid: Uid) {
