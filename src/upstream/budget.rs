@@ -201,28 +201,22 @@ impl State {
         }
     }
 
-    /// Out of turn only where nothing of its own waits.
+    /// Where nothing of its own waits: root of its reserve, anybody while nobody
+    /// waits at all, and out of turn who has asked little.
     fn take_at_once(&mut self, uid: Uid, now: Instant) -> bool {
-        let taken = (self.ring.is_empty() && self.take(uid, now))
-            || (!self.waits(uid) && self.take_out_of_turn(uid, now));
+        let taken = !self.waits(uid)
+            && ((uid == Uid::ROOT && self.take_of_reserve(now))
+                || (self.ring.is_empty() && self.take_of_all(now))
+                || (self.is_light(uid) && self.take_of_light(now)));
         if taken {
             self.note(uid);
         }
         taken
     }
 
-    fn take_out_of_turn(&mut self, uid: Uid, now: Instant) -> bool {
-        (uid == Uid::ROOT && self.take_of_reserve(now))
-            || (self.is_light(uid) && self.take_of_light(now))
-    }
-
     fn waits(&self, uid: Uid) -> bool {
         let queue = self.waiting.get(&uid);
         queue.is_some_and(|queue| queue.iter().any(Ticket::is_wanted))
-    }
-
-    fn take(&mut self, uid: Uid, now: Instant) -> bool {
-        (uid == Uid::ROOT && self.take_of_reserve(now)) || self.take_of_all(now)
     }
 
     /// Whether it had fewer of the latest turns than its share of them, were
@@ -293,11 +287,8 @@ impl State {
             return;
         }
         if let Some(ticket) = others.ticket.as_ref().filter(|it| it.is_wanted()) {
-            match !self.waits(uid) && self.take_out_of_turn(uid, now) {
-                true => {
-                    ticket.call();
-                    self.note(uid);
-                }
+            match self.take_at_once(uid, now) {
+                true => ticket.call(),
                 false => self.enqueue(uid, ticket.clone()),
             }
         }

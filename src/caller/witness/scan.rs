@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, RawDir, StatxFlags, openat, readlinkat_r
 use rustix::io::Errno;
 
 use super::{HOLDERS_MAX, Holder, Ids, facts};
+use crate::sorted;
 use crate::sys::kcmp;
 
 /// About a thousand entries.
@@ -129,7 +130,7 @@ impl Look<'_> {
         let Some(table) = directory(within, table.as_ref())? else {
             return Ok(());
         };
-        let mut held: Vec<u32> = Vec::new();
+        let mut held: BTreeSet<u32> = BTreeSet::new();
         let mut entries = RawDir::new(&table, self.descriptors);
         while let Some(descriptor) = next_number(&mut entries)? {
             in_time(self.until)?;
@@ -153,8 +154,6 @@ impl Look<'_> {
         if held.is_empty() {
             return Ok(());
         }
-        held.sort_unstable();
-        held.dedup();
         let Some(of) = directory(table.as_fd(), c"..")? else {
             return Ok(());
         };
@@ -200,7 +199,7 @@ impl Found {
     pub(super) fn none_yet(inodes: &[u32]) -> Self {
         let none_yet = |inode: &u32| (*inode, Sighting::default());
         Self {
-            sightings: inodes.iter().map(none_yet).collect(),
+            sightings: sorted::map(inodes.iter().map(none_yet)),
             shielded: BTreeSet::new(),
         }
     }

@@ -212,9 +212,7 @@ impl Serving {
     fn pass(&mut self) {
         let effort = self.effort();
         let waiting = std::mem::take(&mut self.waiting);
-        let mut inodes: Vec<u32> = waiting.iter().map(|question| question.inode).collect();
-        inodes.sort_unstable();
-        inodes.dedup();
+        let inodes: Vec<u32> = waiting.iter().map(|question| question.inode).collect();
         let start = Instant::now();
         let until = start + PASS_MAX;
         let mut done = self.passes.pass(&inodes, effort, until);

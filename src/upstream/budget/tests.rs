@@ -348,8 +348,11 @@ fn all_rest_together_and_longer_each_time() {
         desk.now = start + MILLISECOND * milliseconds;
         let rests = desk.state.back_off(desk.now);
         assert_eq!(rests - start, MILLISECOND * until);
-        assert!(!desk.state.take(ALICE, desk.now));
-        assert!(!desk.state.take(Uid::ROOT, desk.now), "root as well");
+        assert!(!desk.state.take_at_once(ALICE, desk.now));
+        assert!(
+            !desk.state.take_at_once(Uid::ROOT, desk.now),
+            "root as well"
+        );
     }
     desk.ask(ALICE);
     desk.pass(MILLISECOND * 1599);
