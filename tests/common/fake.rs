@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
+use super::again::again;
 use super::http::V4;
 use super::net::Net;
 
@@ -171,7 +172,7 @@ fn read_head(stream: &mut TcpStream) -> Option<String> {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
-        match stream.read(&mut byte) {
+        match again(|| stream.read(&mut byte)) {
             Ok(1) => head.push(byte[0]),
             _ => return None,
         }

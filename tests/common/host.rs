@@ -3,7 +3,7 @@
 
 use std::cell::{Cell, OnceCell};
 use std::fs::{self, Permissions};
-use std::io::{BufRead as _, BufReader, ErrorKind, IoSlice};
+use std::io::{BufRead as _, BufReader, IoSlice};
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::net::{UnixDatagram, UnixStream};
@@ -23,6 +23,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::again::again;
 use super::net::Net;
 use super::schema;
 use super::user::{ALICE, BOB, CWAGENT, DAEMON, INSTANCE_CONNECT, User};
@@ -282,12 +283,7 @@ impl<'a> Host<'a> {
         let daemon = command.env("NOTIFY_SOCKET", &name).spawn().unwrap();
         self.daemon = Some(daemon);
         let mut state = [0; 64];
-        let len = loop {
-            match notify.recv(&mut state) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                len => break len.expect("the daemon is not ready"),
-            }
-        };
+        let len = again(|| notify.recv(&mut state)).expect("the daemon is not ready");
         assert_eq!(&state[..len], b"READY=1");
         notify
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 
+use super::again::again;
 use super::user::User;
 
 pub(crate) const V4: &str = "169.254.169.254:80";
@@ -142,12 +143,10 @@ pub(crate) fn read_answer(stream: &mut TcpStream) -> io::Result<Answer> {
         if let Some(answer) = whole(&bytes) {
             return Ok(answer);
         }
-        match stream.read(&mut chunk) {
+        match again(|| stream.read(&mut chunk)) {
             Ok(0) => break,
             Ok(len) => bytes.extend(&chunk[..len]),
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
-            // As after this process was stopped and continued.
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }

@@ -4,6 +4,7 @@
 // Each test crate uses its own part of it.
 #![allow(dead_code)]
 
+pub(crate) mod again;
 pub(crate) mod fake;
 pub(crate) mod host;
 pub(crate) mod http;

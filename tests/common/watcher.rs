@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::again::again;
 use super::host::BINARY;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -64,7 +65,7 @@ impl Watcher {
     /// The next thing that it tells its manager, while it is patient.
     pub(crate) fn tells(&self) -> Option<String> {
         let mut state = [0; 1024];
-        let len = self.manager.recv(&mut state).ok()?;
+        let len = again(|| self.manager.recv(&mut state)).ok()?;
         Some(String::from_utf8(state[..len].to_vec()).unwrap())
     }
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 
+use crate::common::again::again;
 use crate::common::host::{Host, Setup, wait_for};
 use crate::common::http::{V4, connect, get, put, raw, read_answer, request, token};
 use crate::common::net::{Net, in_network};
@@ -118,10 +119,7 @@ impl Answers {
                     return status;
                 }
             }
-            let len = match stream.read(&mut chunk) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                len => len.unwrap(),
-            };
+            let len = again(|| stream.read(&mut chunk)).unwrap();
             assert!(len > 0, "closed in the middle");
             self.0.extend(&chunk[..len]);
         }

@@ -21,6 +21,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
+use crate::common::again::again;
 use crate::common::host::{Host, Running, Setup, wait_for};
 use crate::common::http::{V4, connect, get, read_answer, request, token};
 use crate::common::net::in_network;
@@ -44,7 +45,7 @@ fn datagrams(path: &Path) -> UnixDatagram {
 
 fn receive(socket: &UnixDatagram) -> Vec<u8> {
     let mut bytes = vec![0; 1 << 18];
-    let len = socket.recv(&mut bytes).unwrap();
+    let len = again(|| socket.recv(&mut bytes)).unwrap();
     bytes.truncate(len);
     bytes
 }
@@ -343,7 +344,8 @@ fn a_receiver_that_ends_each_connection_is_failing_and_not_flooded() {
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut bytes = vec![0; 1 << 16];
-                let len = stream.unwrap().read(&mut bytes).unwrap();
+                let mut stream = stream.unwrap();
+                let len = again(|| stream.read(&mut bytes)).unwrap();
                 bytes.truncate(len);
                 if tell.send(String::from_utf8(bytes).unwrap()).is_err() {
                     return;

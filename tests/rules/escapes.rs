@@ -10,6 +10,7 @@ use nix::sys::socket::{MsgFlags, SockProtocol, SockType, SockaddrStorage, connec
 use imdsfw::ids::Uid;
 use imdsfw::intercept::{RuleSet, render};
 
+use crate::common::again::again;
 use crate::common::net::{Net, families, sysctl};
 use crate::common::nft;
 use crate::common::shown::shown;
@@ -38,7 +39,7 @@ fn datagram(user: User, to: SocketAddr, protocol: Option<SockProtocol>) -> io::R
     };
     connect(fd.as_raw_fd(), &SockaddrStorage::from(to))?;
     send(fd.as_raw_fd(), &echo_request, MsgFlags::empty())?;
-    Ok(recv(fd.as_raw_fd(), &mut [0; 64], MsgFlags::empty())?)
+    again(|| Ok(recv(fd.as_raw_fd(), &mut [0; 64], MsgFlags::empty())?))
 }
 
 fn echo(service: SocketAddr) -> SockProtocol {
@@ -151,7 +152,7 @@ fn cut_off() {
             let before = net.packets_at_service();
             for (mut client, _server) in older {
                 client.write_all(b"still here?").unwrap();
-                let error = client.read(&mut [0; 1]).unwrap_err();
+                let error = again(|| client.read(&mut [0; 1])).unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
             }
             assert_eq!(net.packets_at_service(), before);
@@ -224,7 +225,7 @@ pub(crate) fn drain(stream: &mut TcpStream) -> usize {
     stream.set_read_timeout(Some(patience)).unwrap();
     let mut buffer = vec![0; 1 << 20];
     let mut total = 0;
-    while let Ok(count) = stream.read(&mut buffer) {
+    while let Ok(count) = again(|| stream.read(&mut buffer)) {
         if count == 0 {
             break;
         }

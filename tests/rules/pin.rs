@@ -4,6 +4,7 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::thread;
 
+use crate::common::again::again;
 use crate::common::iptables;
 use crate::common::net::{families, sysctl};
 use crate::common::nft;
@@ -73,7 +74,7 @@ fn source_ports_that_come_again_are_served() {
                 let mut client = ALICE
                     .connect(family.service)
                     .unwrap_or_else(|error| panic!("connection {number}: {error}"));
-                assert_eq!(client.read(&mut [0]).unwrap(), 0);
+                assert_eq!(again(|| client.read(&mut [0])).unwrap(), 0);
             }
             serving.join().unwrap();
             println!("{kernel:?}: {count} connections from 1,000 ports, none refused");
