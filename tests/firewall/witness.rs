@@ -137,6 +137,40 @@ fn a_thread_with_descriptors_of_its_own_is_found() {
 }
 
 #[test]
+fn who_had_no_descriptor_is_looked_at_again() {
+    // Told to, it asks for itself; it fails if it is refused.
+    const ASKS: &str = r#"
+        use IO::Socket::INET; use POSIX;
+        $SIG{USR1} = sub {
+            my $service = IO::Socket::INET->new("169.254.169.254:80") or _exit(9);
+            print $service $ARGV[0];
+            _exit(<$service> !~ / 200 /);
+        };
+        POSIX::close($_) for 0..1023;
+        sleep 60"#;
+    in_network(|net| {
+        let host = Host::start(net, &Setup::default());
+        let token = token(ROOT, V4, 60);
+        let mut child = Command::new("perl")
+            .args(["-e", ASKS, &credentials_request()])
+            .spawn()
+            .unwrap();
+        let descriptors = format!("/proc/{}/fd", child.id());
+        let count = || fs::read_dir(&descriptors).unwrap().count();
+        wait_for("it to have none", || (count() == 0).then_some(()));
+        // By now each thread of the witness has met it.
+        for _ in 0..8 {
+            assert_eq!(get(ROOT, V4, CREDENTIALS, Some(&token)).status, 200);
+        }
+        let pid = Pid::from_raw(child.id().try_into().unwrap());
+        kill(pid, Signal::SIGUSR1).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        let record = host.records(11).pop().unwrap();
+        assert_eq!(record["caller"]["pid"], child.id());
+    });
+}
+
+#[test]
 fn several_holders_are_all_judged_and_none_is_guessed_to_speak() {
     in_network(|net| {
         let host = Host::start(net, &Setup::default());

@@ -11,6 +11,7 @@
 //! or registered with io_uring is in no table. The witness stops accidents and
 //! confused programs, not two that work together.
 
+mod bare;
 mod budget;
 mod client;
 mod confine;

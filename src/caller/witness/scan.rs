@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, StatxFlags, openat, readlinkat_raw, statx};
 use rustix::io::Errno;
 
+use super::bare::Bare;
 use super::{HOLDERS_MAX, Holder, Ids, facts};
 use crate::sorted;
 use crate::sys::kcmp;
@@ -64,6 +65,7 @@ pub(super) struct Job {
 pub(super) struct Scanner {
     threads: Buffer,
     descriptors: Buffer,
+    bare: Bare,
 }
 
 type Buffer = Box<[MaybeUninit<u8>]>;
@@ -95,6 +97,7 @@ impl Scanner {
         Self {
             threads: Box::new_uninit_slice(BUFFER),
             descriptors: Box::new_uninit_slice(BUFFER),
+            bare: Bare::new(),
         }
     }
 
@@ -109,7 +112,7 @@ impl Scanner {
         };
         while let Some(pid) = job.next() {
             in_time(job.until)
-                .and_then(|()| look.at(proc, &Name::new(pid, "/fd"), pid))
+                .and_then(|()| look.at_process(proc, pid, &mut self.bare))
                 .and_then(|()| look.at_threads(proc, pid, &mut self.threads))
                 .inspect_err(|_| job.abandon())?;
         }
@@ -124,16 +127,28 @@ struct Look<'p> {
 }
 
 impl Look<'_> {
-    /// One table of descriptors, of this process or a thread of it. Whose it
-    /// is, is read in the directory above the very table that was read.
-    fn at(&mut self, within: BorrowedFd, table: &Name, pid: u32) -> Result<(), Abandoned> {
+    fn at_process(&mut self, proc: BorrowedFd, pid: u32, bare: &mut Bare) -> Result<(), Abandoned> {
+        let table = Name::new(pid, "/fd");
+        if !bare.still_has_none(pid, proc, table.as_ref()) {
+            let has_any = self.at(proc, &table, pid)?;
+            bare.remember(pid, has_any);
+        }
+        Ok(())
+    }
+
+    /// One table of descriptors, of this process or a thread of it, and whether
+    /// anything is in it. Whose it is, is read in the directory above the very
+    /// table that was read.
+    fn at(&mut self, within: BorrowedFd, table: &Name, pid: u32) -> Result<bool, Abandoned> {
         let Some(table) = directory(within, table.as_ref())? else {
-            return Ok(());
+            return Ok(false);
         };
+        let mut has_any = false;
         let mut held: BTreeSet<u32> = BTreeSet::new();
         let mut entries = RawDir::new(&table, self.descriptors);
         while let Some(descriptor) = next_number(&mut entries)? {
             in_time(self.until)?;
+            has_any = true;
             let mut link = [0; LINK_MAX];
             match readlinkat_raw(&table, Name::new(descriptor, "").as_ref(), &mut link) {
                 Ok(len) => held.extend(
@@ -152,10 +167,10 @@ impl Look<'_> {
             }
         }
         if held.is_empty() {
-            return Ok(());
+            return Ok(has_any);
         }
         let Some(of) = directory(table.as_fd(), c"..")? else {
-            return Ok(());
+            return Ok(has_any);
         };
         if let Some(holder) = facts::holder(of.as_fd(), pid)? {
             for inode in held {
@@ -164,7 +179,7 @@ impl Look<'_> {
                 }
             }
         }
-        Ok(())
+        Ok(has_any)
     }
 
     /// The threads of a process that do not share its table.
