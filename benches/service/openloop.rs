@@ -17,7 +17,12 @@ use crate::teams::Team;
 const PER_SECOND: u32 = 1000;
 /// Keep-alive, each with its part of the requests.
 const CONNECTIONS: u32 = 8;
-const WAYS: [Contender; 3] = [Contender::Direct, Contender::Forwarding, Contender::Memory];
+const WAYS: [Contender; 4] = [
+    Contender::Direct,
+    Contender::NginxRedirected,
+    Contender::Forwarding,
+    Contender::Memory,
+];
 
 /// Asks so many times in all.
 fn ask(requests: u32, token: &str) -> Times {

@@ -84,6 +84,8 @@ pub(super) struct Queue {
     lost_in_all: u64,
     /// Somebody waits for one of them.
     pub(super) urgent: bool,
+    /// The writer comes by itself, and soon.
+    pub(super) resting: bool,
     pub(super) failing: bool,
     /// Bytes that the writer has taken and cannot write.
     pub(super) held: usize,
@@ -344,7 +346,8 @@ impl Log {
             }
             return false;
         }
-        let wakes = queue.batch.is_empty() || (waiting.is_some() && !queue.urgent);
+        let begins = queue.batch.is_empty() && !queue.resting;
+        let wakes = begins || (waiting.is_some() && !queue.urgent);
         queue.urgent |= waiting.is_some();
         queue.batch.push(&record, traits, waiting);
         drop(queue);

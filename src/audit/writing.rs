@@ -206,6 +206,17 @@ impl Writing {
         let until = due.chain(idle).min();
         let filled = &self.log.0.filled;
         let mut queue = self.log.queue();
+        let rest = self
+            .written_at
+            .map_or(Duration::ZERO, |at| PACE.saturating_sub(at.elapsed()));
+        if !rest.is_zero() {
+            queue.resting = true;
+            let waited = filled.wait_timeout_while(queue, rest, |queue| {
+                !queue.urgent && !queue.reopen && !queue.closing
+            });
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+            queue.resting = false;
+        }
         while queue.batch.is_empty()
             && queue.aside.is_empty()
             && self.unwritten.is_empty()
@@ -231,15 +242,6 @@ impl Writing {
         if self.failing_since.is_some() && !queue.reopen && !queue.closing {
             let waited =
                 filled.wait_timeout_while(queue, RETRY, |queue| !queue.reopen && !queue.closing);
-            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        let rest = self
-            .written_at
-            .map_or(Duration::ZERO, |at| PACE.saturating_sub(at.elapsed()));
-        if !rest.is_zero() {
-            let waited = filled.wait_timeout_while(queue, rest, |queue| {
-                !queue.urgent && !queue.reopen && !queue.closing
-            });
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         queue.urgent = false;
