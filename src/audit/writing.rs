@@ -6,6 +6,9 @@
 //! given, and are written before all others once it does. Sinks get them at
 //! once, whatever the file does.
 
+mod keeping;
+mod mending;
+
 use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,7 +17,7 @@ use serde_json::json;
 
 use super::chain::Link;
 use super::file::{Appended, LogFile};
-use super::head::{Head, HeadFile, Left};
+use super::head::{HeadFile, Left};
 use super::lines::Lines;
 use super::log::{Batch, Log, Options};
 use super::recent::Recent;
@@ -23,6 +26,7 @@ use super::resume::{Resumed, resume};
 use super::rotate;
 use super::sink::Feed;
 use crate::config::Rotation;
+use keeping::{KEEP_EVERY, Keep, Kept};
 
 /// While records come fast, the writer takes those of so long a time at once:
 /// waking it for each costs more than the record. What an answer waits for is
@@ -32,13 +36,9 @@ const PACE: Duration = Duration::from_millis(2);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How often writing is tried again while it fails.
 const RETRY: Duration = Duration::from_millis(500);
-/// How often the head of the chain is kept, while records come.
-const KEEP_EVERY: Duration = Duration::from_secs(1);
 /// After the last record the file is looked at twice as late each time, up to
 /// this: who copies and cuts it may be slow.
 const IDLE_MAX: Duration = Duration::from_secs(64);
-/// A file that is cut each time it is written.
-const CUTS_MAX: u32 = 8;
 /// What sinks get to take what is queued for them, at the end.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Where rotation failed, it is tried again so much later.
@@ -66,24 +66,6 @@ pub(super) struct Writing {
     failing_since: Option<Instant>,
     /// Asked for, and not yet done.
     reopening: bool,
-}
-
-/// The head of the chain outside of the log.
-struct Kept {
-    file: HeadFile,
-    at: Instant,
-    head: Option<Head>,
-    failing: bool,
-}
-
-/// When the head of the chain is to be kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Keep {
-    /// If it is time, and not for each record.
-    Sometimes,
-    Now,
-    /// No record comes behind it.
-    Ended,
 }
 
 /// What there is to do.
@@ -124,12 +106,7 @@ impl Writing {
             rotation: options.rotation,
             unrotated_at: None,
             head,
-            kept: kept.map(|file| Kept {
-                file,
-                at: Instant::now(),
-                head: None,
-                failing: false,
-            }),
+            kept: kept.map(Kept::new),
             written: last.map_or(0, |last| last.seq),
             unwritten: Lines::default(),
             recent: Recent::default(),
@@ -360,60 +337,6 @@ impl Writing {
         }
     }
 
-    /// The file was cut. Writes what was written between the copy that was made
-    /// of it and the cut, and then these.
-    fn restore(&mut self, lines: &Lines) -> io::Result<()> {
-        for _ in 0..CUTS_MAX {
-            let here = self.file.settle()?.map_or(0, |last| last.seq);
-            let copied = rotate::newest(self.file.path())?.map_or(0, |(_, last)| last.seq);
-            let (mut whole, missing) = self.recent.since(here.max(copied), self.written);
-            let restored = whole.len();
-            whole.extend(lines);
-            if self.file.append(whole.bytes())? == Appended::Whole {
-                let path = self.file.path();
-                self.log.event(
-                    Event::AuditReopened,
-                    &json!({ "file": path, "removed": false, "truncated": true,
-                             "restored": restored }),
-                );
-                if missing > 0 {
-                    let detail = json!({ "sink": "file", "records": missing });
-                    self.log.event(Event::AuditLost, &detail);
-                }
-                return Ok(());
-            }
-        }
-        Err(io::Error::other("the file is cut again and again"))
-    }
-
-    /// The same where the file could not be written for a while, and has lost
-    /// what was behind this meanwhile. Rotated away, nothing is lost; gone
-    /// altogether, nothing is known.
-    fn restore_missed(&mut self, here: u64) -> io::Result<()> {
-        let copied = rotate::newest(self.file.path())?.map_or(0, |(_, last)| last.seq);
-        match (1..self.written).contains(&here.max(copied)) {
-            true => self.restore(&Lines::default()),
-            false => Ok(()),
-        }
-    }
-
-    /// Keeps what could not be written, but for what is withdrawn.
-    fn hold(&mut self, batch: Batch) {
-        let left = {
-            let mut queue = self.log.queue();
-            queue.failing = true;
-            queue.batch = std::mem::take(&mut queue.batch).withdraw();
-            batch.withdraw()
-        };
-        let (lines, head) = self.number(&left);
-        self.head = head;
-        self.unwritten.extend(&lines);
-        if !lines.is_empty() {
-            self.feed(&Arc::new(lines));
-        }
-        self.log.queue().held = self.unwritten.bytes().len();
-    }
-
     fn feed(&mut self, lines: &Arc<Lines>) {
         for feed in &mut self.feeds {
             feed.feed(lines);
@@ -428,62 +351,6 @@ impl Writing {
         let mut lines = Lines::default();
         aside.each(|record, traits| lines.add_aside(record, traits, 1));
         self.feed(&Arc::new(lines));
-    }
-
-    /// Keeps the head of the chain.
-    fn keep_head(&mut self, keep: Keep) {
-        let (Some(kept), Some(link)) = (&mut self.kept, self.head) else {
-            return;
-        };
-        let ended = keep == Keep::Ended;
-        let head = Head { link, ended };
-        let due = keep != Keep::Sometimes || kept.at.elapsed() >= KEEP_EVERY;
-        if !due || kept.head == Some(head) || !self.unwritten.is_empty() {
-            return;
-        }
-        kept.at = Instant::now();
-        match kept.file.save(head) {
-            Ok(()) => {
-                kept.head = Some(head);
-                kept.failing = false;
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut kept.failing, true) {
-                    tracing::error!(%error, "the head of the chain cannot be kept");
-                }
-            }
-        }
-    }
-
-    fn fail(&mut self, error: &io::Error) {
-        if self.failing_since.is_none() {
-            let file = self.file.path().display();
-            tracing::error!(%file, %error, "the audit log cannot be written");
-            self.failing_since = Some(Instant::now());
-            // Says when it began, and is what the next attempts have to write.
-            let detail = json!({ "sink": "file", "error": error.to_string() });
-            self.log.event(Event::AuditFailing, &detail);
-        }
-    }
-
-    fn recover(&mut self) {
-        let Some(since) = self.failing_since.take() else {
-            return;
-        };
-        let lost = {
-            let mut queue = self.log.queue();
-            queue.failing = false;
-            std::mem::take(&mut queue.lost)
-        };
-        let file = self.file.path().display();
-        tracing::warn!(%file, lost, "the audit log is written again");
-        if lost > 0 {
-            let detail = json!({ "sink": "file", "records": lost });
-            self.log.event(Event::AuditLost, &detail);
-        }
-        let failing_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let detail = json!({ "sink": "file", "lost": lost, "failing_ms": failing_ms });
-        self.log.event(Event::AuditRecovered, &detail);
     }
 }
 
