@@ -75,7 +75,17 @@ impl Dimension {
         match self {
             Self::NewAccounts => 10,
             Self::ProcessesCredentials => 50,
-            _ => 2000,
+            Self::Processes | Self::Connections => 2000,
+            Self::Sockets | Self::Rules | Self::Accounts => 500,
+        }
+    }
+
+    /// How often in one round the two hosts take turns: where a turn costs
+    /// little, many short ones beside each other say more than a long one.
+    fn turns(self) -> usize {
+        match self {
+            Self::Sockets | Self::Rules | Self::Accounts => 6,
+            _ => 1,
         }
     }
 }
@@ -216,12 +226,12 @@ pub(crate) fn run(args: &Args) -> Value {
             false => size,
         });
         let teams = sizes.map(|size| team(dimension, size));
-        let rounds = args.rounds(|| {
-            [0, 1].map(|at| {
-                let _crowd = dimension.crowd(sizes[at]);
-                teams[at].take(dimension.requests())
-            })
-        });
+        let turn = |at: usize| {
+            let _crowd = dimension.crowd(sizes[at]);
+            teams[at].take(dimension.requests())
+        };
+        let round = || (0..dimension.turns()).map(|_| [0, 1].map(turn)).collect();
+        let rounds: Vec<[Sample; 2]> = args.rounds::<Vec<_>>(round).into_iter().flatten().collect();
         let of = |figure: fn(&Sample) -> f64| {
             let [few, many] = [0, 1].map(|at| median(rounds.iter().map(|it| figure(&it[at]))));
             let ratio = median(rounds.iter().map(|it| figure(&it[1]) / figure(&it[0])));
