@@ -61,3 +61,23 @@ fn size(within: BorrowedFd, table: &CStr) -> Result<u64, Errno> {
     let of = statx(within, table, AtFlags::empty(), StatxFlags::SIZE)?;
     Ok(of.stx_size)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_the_kernel_says_nothing_every_table_is_opened() {
+        // Of size 0 with something in it, as every table before Linux 6.2.
+        let table = c"/proc/self/task";
+        assert_eq!(size(CWD, table), Ok(0));
+        for (kernel, trusted) in [(Kernel::Counts, true), (Kernel::SaysNothing, false)] {
+            let mut bare = Bare {
+                kernel,
+                pids: BTreeSet::new(),
+            };
+            bare.remember(7, false);
+            assert_eq!(bare.still_has_none(7, CWD, table), trusted, "{kernel:?}");
+        }
+    }
+}
