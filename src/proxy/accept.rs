@@ -4,15 +4,17 @@
 //! address this listener stands for. Out of descriptors, accepting pauses
 //! instead of spinning; over the connection cap, clients queue.
 
-use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io::{self, Read as _};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::sockopt::{Ip6tOriginalDst, Mark, OriginalDst};
 use nix::sys::socket::{Backlog, getsockopt, listen, setsockopt};
-use tokio::net::{TcpListener, TcpStream};
+use rustix::net::{SocketFlags, acceptfrom_with};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::Semaphore;
 use tokio::sync::watch;
 
@@ -29,6 +31,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// recorded again.
 const OVERLOAD_OVER: Duration = Duration::from_secs(10);
 
+/// Of a request that came before its connection was accepted; what it has more
+/// is read later.
+const EARLY_MAX: usize = 1024;
 /// Connections accepted before the requests of others have their turn.
 const IN_A_ROW: u32 = 8;
 
@@ -39,7 +44,7 @@ const IN_A_ROW: u32 = 8;
 #[derive(Debug)]
 pub struct Listener {
     /// Non-blocking.
-    pub socket: std::net::TcpListener,
+    pub socket: TcpListener,
     /// What its connections were meant for.
     pub service: MetadataAddr,
 }
@@ -53,7 +58,7 @@ impl Listener {
             SocketAddr::V4(_) => (Ipv4Addr::LOCALHOST, port).into(),
             SocketAddr::V6(_) => (Ipv6Addr::LOCALHOST, port).into(),
         };
-        let socket = std::net::TcpListener::bind(address)?;
+        let socket = TcpListener::bind(address)?;
         setsockopt(&socket, Mark, &mark)?;
         // Listening again lengthens the queue, which is 128 by then: one that
         // is full costs clients a second, all the time that most of them have.
@@ -67,7 +72,7 @@ impl Proxy {
     /// Accepts until `stop` changes; then requests under way are finished.
     pub(super) async fn accept(
         self: Arc<Self>,
-        listener: TcpListener,
+        listener: AsyncFd<TcpListener>,
         service: MetadataAddr,
         slots: Arc<Semaphore>,
         mut stop: watch::Receiver<bool>,
@@ -108,8 +113,9 @@ impl Proxy {
         }
     }
 
-    /// Most often a client has asked by the time it is accepted. Read before
-    /// its socket is looked up, its request needs no second look.
+    /// A client has asked by the time it is accepted, but for one that takes
+    /// its time. Read before its socket is looked up, its request needs no
+    /// second look.
     async fn receive(
         &self,
         stream: TcpStream,
@@ -117,9 +123,10 @@ impl Proxy {
         service: MetadataAddr,
         stop: watch::Receiver<bool>,
     ) {
-        let mut connection = Connection::new(stream);
-        connection.read_early();
-        if let Some((peer, _counted)) = self.admit(connection.stream(), client, service) {
+        let early = read_early(&stream);
+        let read_at = Instant::now();
+        if let Some((peer, _counted)) = self.admit(&stream, client, service) {
+            let connection = Connection::new(stream, early, read_at);
             self.serve_connection(connection, peer, stop).await;
         }
     }
@@ -161,7 +168,7 @@ pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 async fn accept_one(
-    listener: &TcpListener,
+    listener: &AsyncFd<TcpListener>,
     slots: &Arc<Semaphore>,
 ) -> io::Result<(tokio::sync::OwnedSemaphorePermit, TcpStream, SocketAddr)> {
     // The slot comes first, so that a full house leaves clients in the queue.
@@ -169,8 +176,19 @@ async fn accept_one(
         .acquire_owned()
         .await
         .map_err(io::Error::other)?;
-    let (stream, peer) = listener.accept().await?;
-    Ok((slot, stream, peer))
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let accept = |it: &TcpListener| Ok(acceptfrom_with(it, flags)?);
+    let (socket, peer) = listener.async_io(Interest::READABLE, accept).await?;
+    let peer = peer.and_then(|it| SocketAddr::try_from(it).ok());
+    let peer = peer.ok_or(io::ErrorKind::AddrNotAvailable)?;
+    Ok((slot, TcpStream::from(socket), peer))
+}
+
+/// What has come already. An end or an error comes again when it is waited for.
+fn read_early(mut stream: &TcpStream) -> Vec<u8> {
+    let mut space = [0; EARLY_MAX];
+    let len = stream.read(&mut space).unwrap_or_default();
+    space.get(..len).unwrap_or_default().to_vec()
 }
 
 /// Whether only the connection to be accepted is at fault: its client is gone,

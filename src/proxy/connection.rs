@@ -7,28 +7,29 @@
 //! no buffer, so that thousands of idle ones cost little.
 
 use std::future::poll_fn;
-use std::io::{self, Read as _};
+use std::io;
 use std::mem::MaybeUninit;
+use std::net::TcpStream;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use socket2::SockRef;
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::ReadBuf;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Proxy;
 use super::accept::stopped;
 use super::answer::Form;
+use super::stream::Stream;
 use crate::caller::Peer;
 use crate::request::{
     CanonicalRequest, HEADERS_MAX, HttpVersion, Malformed, Persistence, REQUEST_LINE_MAX, Rejected,
     Scan, Service, parsers_agree, scan,
 };
+use crate::sys::listener::DEFERRED;
 
 /// For a head to arrive whole, in all.
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
@@ -36,6 +37,9 @@ const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 const IDLE_DEADLINE: Duration = Duration::from_secs(60);
 /// For the client to take anything at all of an answer that waits for it.
 const WRITE_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a request is in service before anybody looks whether its client
+/// has left: for most there is an answer by then.
+const UNWATCHED: Duration = Duration::from_millis(20);
 /// How long after it was told to stop the daemon waits for the first request
 /// of a connection that it has accepted: its client has asked, as far as that
 /// client knows, and no other daemon can answer it.
@@ -50,7 +54,7 @@ const BUFFER_KEPT: usize = 512;
 pub(super) type Arrived = Result<CanonicalRequest, Rejected>;
 
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     buffer: Vec<u8>,
     timer: Timer,
     /// How many requests have come on it.
@@ -133,27 +137,18 @@ impl Proxy {
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream) -> Self {
-        let now = Instant::now();
+    /// `early` has come already, by `read_at`.
+    pub(super) fn new(stream: TcpStream, early: Vec<u8>, read_at: std::time::Instant) -> Self {
+        let waited = match early.is_empty() {
+            true => DEFERRED,
+            false => Duration::ZERO,
+        };
         Self {
-            stream,
-            buffer: Vec::new(),
-            timer: Timer::new(now + HEAD_DEADLINE),
+            stream: Stream::new(stream),
+            buffer: early,
+            timer: Timer::new(Instant::from_std(read_at) + HEAD_DEADLINE - waited),
             requests: 0,
-            read_at: now.into_std(),
-        }
-    }
-
-    pub(super) fn stream(&self) -> &TcpStream {
-        &self.stream
-    }
-
-    /// Takes what has come already, which the runtime has not heard of yet. An
-    /// end or error comes again when it is read.
-    pub(super) fn read_early(&mut self) {
-        let mut space = [0; 1024];
-        if let Ok(len) = (&*SockRef::from(&self.stream)).read(&mut space) {
-            self.take_in(space.get(..len).unwrap_or_default());
+            read_at,
         }
     }
 
@@ -239,7 +234,7 @@ impl Connection {
         if self.requests == 1 {
             // An answer is one write; waiting to fill a segment only delays
             // it, from the second one on.
-            let _ = self.stream.set_nodelay(true);
+            let _ = self.stream.set_nodelay();
         }
         self.requests = self.requests.saturating_add(1);
         self.buffer.drain(..len.min(self.buffer.len()));
@@ -266,7 +261,13 @@ impl Connection {
     /// While a request is in service, only the client's leaving is of
     /// interest; what else it sends waits for its turn.
     async fn left(&mut self) {
+        if !self.stream.is_watched() {
+            self.timer.set(Instant::now() + UNWATCHED);
+        }
         poll_fn(|cx| {
+            if !self.stream.is_watched() {
+                ready!(self.timer.poll(cx));
+            }
             while self.buffer.len() < BUFFER_MAX {
                 if let Ok(0) | Err(_) = ready!(self.poll_fill(cx)) {
                     return Poll::Ready(());
@@ -281,7 +282,7 @@ impl Connection {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut space = [MaybeUninit::uninit(); 4096];
         let mut read = ReadBuf::uninit(&mut space);
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
+        ready!(self.stream.poll_read(cx, &mut read))?;
         self.take_in(read.filled());
         Poll::Ready(Ok(read.filled().len()))
     }
@@ -291,7 +292,7 @@ impl Connection {
         let mut waits = false;
         poll_fn(|cx| {
             while !bytes.is_empty() {
-                match Pin::new(&mut self.stream).poll_write(cx, bytes) {
+                match self.stream.poll_write(cx, bytes) {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                     Poll::Ready(Ok(taken)) => {
                         bytes = bytes.get(taken..).unwrap_or_default();

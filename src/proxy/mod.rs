@@ -13,6 +13,7 @@ mod holders;
 mod listing;
 mod notice;
 mod pipeline;
+mod stream;
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,6 +35,7 @@ use crate::config::{Action, Config, HOST_CONNECTIONS, TokenMode};
 use crate::control::Standing;
 use crate::limits::{Limits, Owners};
 use crate::request::{Rejected, Service};
+use crate::sys::listener;
 use crate::upstream::{Traffic, Upstream};
 use answer::Reply;
 use connection::Arrived;
@@ -129,7 +131,8 @@ impl Proxy {
         });
         let mut accepting = JoinSet::new();
         for Listener { socket, service } in listeners {
-            let listener = tokio::net::TcpListener::from_std(socket)?;
+            listener::defer(&socket)?;
+            let listener = listener::watch(socket)?;
             let proxy = Arc::clone(&self);
             accepting.spawn(proxy.accept(listener, service, Arc::clone(&slots), stop.clone()));
         }

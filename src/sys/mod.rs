@@ -4,6 +4,7 @@
 
 pub mod activation;
 pub mod kcmp;
+pub mod listener;
 #[forbid(unsafe_code)]
 pub mod netlink;
 pub mod privilege;

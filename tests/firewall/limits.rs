@@ -29,6 +29,8 @@ const CLIENTS_PATIENCE: Duration = Duration::from_secs(1);
 const STALLED: Duration = Duration::from_secs(5);
 const BUSY: usize = 32;
 const IDLE: usize = 5000;
+/// Of a request.
+const BEGUN: &[u8] = b"G";
 
 fn limited(config: &str) -> Setup {
     Setup {
@@ -87,6 +89,14 @@ fn open(user: User, tries: usize, over: &AtomicBool) -> Vec<TcpStream> {
         .take_while(|_| !over.load(Ordering::Relaxed))
         .filter_map(|_| user.connect(to).ok())
         .collect()
+}
+
+/// A connection that takes a place: on one whose client has sent nothing, the
+/// kernel waits for that first.
+fn hold(user: User) -> TcpStream {
+    let mut stream = connect(user, V4);
+    stream.write_all(BEGUN).unwrap();
+    stream
 }
 
 /// Sends a request so many times at once, and counts the answers by status.
@@ -266,7 +276,10 @@ fn starve_and_fill(net: &Net) -> u64 {
     }
     wait_for("a long log", || (log_size(&host) > 2_000_000).then_some(()));
 
-    let idle = open(ALICE, IDLE, &AtomicBool::new(false));
+    let mut idle = open(ALICE, IDLE, &AtomicBool::new(false));
+    for stream in &mut idle {
+        stream.write_all(BEGUN).unwrap();
+    }
     let mut other = connect(BOB, V4);
     other.set_read_timeout(Some(CLIENTS_PATIENCE)).unwrap();
     other
@@ -315,8 +328,8 @@ fn subordinate_uids_share_with_their_owner() {
         host.provide_subuid("alice:300000:65536\n");
         host.run("rules apply");
         host.start_daemon();
-        let held: Vec<_> = (0..3).map(|at| connect(subordinate(at), V4)).collect();
-        let own = connect(ALICE, V4);
+        let held: Vec<_> = (0..3).map(|at| hold(subordinate(at))).collect();
+        let own = hold(ALICE);
         for user in [subordinate(9), ALICE] {
             assert_eq!(
                 get(user, V4, AMI, None).status,
@@ -332,7 +345,7 @@ fn subordinate_uids_share_with_their_owner() {
             assert_eq!(record["caller"]["uid"], user.uid);
         }
         assert_eq!(get(BOB, V4, AMI, None).status, 401);
-        let root: Vec<_> = (0..9).map(|_| connect(ROOT, V4)).collect();
+        let root: Vec<_> = (0..9).map(|_| hold(ROOT)).collect();
         assert_eq!(get(ROOT, V4, AMI, None).status, 401);
         drop((held, own, root));
         wait_for("the places to be free", || {
