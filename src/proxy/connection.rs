@@ -107,6 +107,7 @@ impl Proxy {
             };
             if let Some(Ok(reply)) = &served
                 && reply.may_wait()
+                && form.persistence == Persistence::KeepAlive
             {
                 self.take_turns().await;
             }
@@ -128,7 +129,8 @@ impl Proxy {
 
     /// While others are served as well, their part of the work comes first:
     /// answers that leave one right after the other wake a client, or the
-    /// service, once.
+    /// service, once. Where the connection ends, its client has another to
+    /// make, and the sooner that begins the better.
     async fn take_turns(&self) {
         if self.in_service.load(Ordering::Relaxed) > 1 {
             tokio::task::yield_now().await;
