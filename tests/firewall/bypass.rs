@@ -44,8 +44,9 @@ fn credentials() -> u16 {
     get(ALICE, V4, CREDENTIALS, Some(&token(ALICE, V4, 60))).status
 }
 
+/// Without what the rules have counted, and of whom.
 fn ruleset() -> String {
-    nft::output(&["-s", "list", "ruleset"])
+    nft::output(&["-s", "-t", "list", "ruleset"])
 }
 
 fn verify(host: &Host) -> bool {
