@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::sockopt::{Ip6tOriginalDst, Mark, OriginalDst};
 use nix::sys::socket::{Backlog, getsockopt, listen, setsockopt};
 use rustix::net::{SocketFlags, acceptfrom_with};
+use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Semaphore;
@@ -114,8 +115,8 @@ impl Proxy {
     }
 
     /// A client has asked by the time it is accepted, but for one that takes
-    /// its time. Read before its socket is looked up, its request needs no
-    /// second look.
+    /// its time or has left, or that came by a SYN cookie. Read before its
+    /// socket is looked up, its request needs no second look.
     async fn receive(
         &self,
         stream: TcpStream,
@@ -156,6 +157,9 @@ impl Proxy {
             Ok(counted) => Some((peer, counted)),
             Err(over) => {
                 refuse(peer.uid(), Reason::Limit, over.as_str());
+                // With a reset. The kernel rules would count it as open for as
+                // long as its client does not close it, too (socket(7)).
+                let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
                 None
             }
         }

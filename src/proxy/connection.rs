@@ -31,7 +31,8 @@ use crate::request::{
 };
 use crate::sys::listener::DEFERRED;
 
-/// For a head to arrive whole, in all.
+/// For a head to arrive whole, in all, from its first byte on, or from when its
+/// connection was made if none comes.
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 /// Between two requests on one connection.
 const IDLE_DEADLINE: Duration = Duration::from_secs(60);
@@ -39,7 +40,7 @@ const IDLE_DEADLINE: Duration = Duration::from_secs(60);
 const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a request is in service before anybody looks whether its client
 /// has left: for most there is an answer by then.
-const UNWATCHED: Duration = Duration::from_millis(20);
+const UNWATCHED: Duration = Duration::from_millis(5);
 /// How long after it was told to stop the daemon waits for the first request
 /// of a connection that it has accepted: its client has asked, as far as that
 /// client knows, and no other daemon can answer it.

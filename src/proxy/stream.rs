@@ -66,7 +66,10 @@ impl Stream {
         if let Self::Unwatched(_) = self
             && let Self::Unwatched(stream) = std::mem::replace(self, Self::Lost)
         {
-            *self = Self::Watched(TcpStream::from_std(stream)?);
+            let watched = TcpStream::from_std(stream).inspect_err(|error| {
+                tracing::error!(%error, "a connection is lost: it cannot be watched");
+            })?;
+            *self = Self::Watched(watched);
         }
         match self {
             Self::Watched(stream) => Ok(stream),

@@ -10,8 +10,9 @@ use nix::errno::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// For how long, at least, the kernel keeps a connection to itself whose client
-/// has sent nothing.
+/// For how long the kernel keeps a connection to itself whose client sends
+/// nothing: until the client answers the second SYN-ACK. Not at all where SYN
+/// cookies have to serve, which remember nothing.
 pub const DEFERRED: Duration = Duration::from_secs(1);
 
 /// Has the kernel hand a connection over once there is something to read on

@@ -2,6 +2,7 @@
 //! behind the veth, the rules loaded and the real daemon running.
 
 use std::cell::{Cell, OnceCell};
+use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::io::{BufRead as _, BufReader, IoSlice};
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
@@ -333,6 +334,23 @@ impl<'a> Host<'a> {
         let socket = self.path("witness.sock");
         let words = format!("witness --connect {}", socket.display());
         Running(self.command(&words).spawn().unwrap())
+    }
+
+    /// What is connected so, once the daemon has a socket more for it.
+    pub(crate) fn handed_over<T>(&self, connect: impl FnOnce() -> T) -> T {
+        let descriptors = format!("/proc/{}/fd", self.daemon_pid());
+        let sockets = || -> BTreeSet<_> {
+            let open = fs::read_dir(&descriptors).unwrap();
+            let what = open.filter_map(|it| fs::read_link(it.ok()?.path()).ok());
+            what.filter(|it| it.to_string_lossy().starts_with("socket:"))
+                .collect()
+        };
+        let before = sockets();
+        let connected = connect();
+        wait_for("the connection to be handed over", || {
+            (!sockets().is_subset(&before)).then_some(())
+        });
+        connected
     }
 
     pub(crate) fn daemon_pid(&self) -> Pid {

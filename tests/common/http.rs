@@ -40,6 +40,17 @@ pub(crate) fn connect(user: User, to: &str) -> TcpStream {
     patient(user.client(to).patient(PATIENCE).connect(to).unwrap())
 }
 
+/// A connection that the daemon has to deal with at once: where the client has
+/// sent nothing, the kernel waits for that first.
+pub(crate) fn hold(user: User) -> TcpStream {
+    let mut stream = connect(user, V4);
+    stream.write_all(BEGUN).unwrap();
+    stream
+}
+
+/// Of a request.
+pub(crate) const BEGUN: &[u8] = b"G";
+
 /// From a given port, also one in use elsewhere.
 pub(crate) fn connect_from(user: User, from: SocketAddr, to: SocketAddr) -> TcpStream {
     patient(user.connect_from(from, to).unwrap())

@@ -365,7 +365,7 @@ fn log_text(host: &Host) -> String {
 fn an_idle_connection_does_not_hold_up_the_end() {
     in_network(|net| {
         let mut host = Host::start(net, &Setup::default());
-        let idle = connect(ALICE, V4);
+        let idle = host.handed_over(|| connect(ALICE, V4));
         let mut used = connect(ALICE, V4);
         used.write_all(put(V4, 60).replace("close", "keep-alive").as_bytes())
             .unwrap();

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::common::host::{BINARY, Host, Setup, wait_for};
-use crate::common::http::{V4, connect, get, token};
+use crate::common::http::{V4, get, hold, token};
 use crate::common::net::in_network;
 use crate::common::user::{ALICE, BOB};
 
@@ -45,8 +45,14 @@ fn out_of_descriptors_accepting_pauses_and_recovers() {
         let token = token(BOB, V4, 60);
         assert_eq!(get(BOB, V4, AMI, Some(&token)).status, 200);
 
+        let open = || {
+            std::fs::read_dir(format!("/proc/{pid}/fd"))
+                .unwrap()
+                .count()
+        };
         for _ in 0..2 {
-            let clients: Vec<_> = (0..40).map(|_| connect(ALICE, V4)).collect();
+            let clients: Vec<_> = (0..40).map(|_| hold(ALICE)).collect();
+            wait_for("the last descriptor", || (open() >= 160).then_some(()));
             wait_for("the record of it", || {
                 (!host.events("daemon.overloaded").is_empty()).then_some(())
             });
