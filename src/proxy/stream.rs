@@ -4,6 +4,7 @@
 //! A client that asks once has most often asked by the time it is accepted, and
 //! its answer goes out at once: to have its socket watched and forgotten again
 //! would be two system calls for nothing, and a third for news that is old.
+//! Nothing may be lost meanwhile: what comes unwatched is read later.
 
 use std::io::{self, Write as _};
 use std::net::TcpStream as Plain;

@@ -353,6 +353,12 @@ impl<'a> Host<'a> {
         connected
     }
 
+    /// How many the daemon has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        let open = fs::read_dir(format!("/proc/{}/fd", self.daemon_pid()));
+        open.unwrap().count()
+    }
+
     pub(crate) fn daemon_pid(&self) -> Pid {
         Pid::from_raw(self.daemon.as_ref().unwrap().id().try_into().unwrap())
     }

@@ -253,11 +253,7 @@ fn a_flood_of_strangers_keeps_nobody_from_service() {
         let (host, _holder) = managed(net, &Setup::default());
         let mut witness = host.start_witness();
         assert_eq!(credentials(), 200);
-        let descriptors = || {
-            let daemon = format!("/proc/{}/fd", host.daemon_pid());
-            fs::read_dir(daemon).unwrap().count()
-        };
-        let before = descriptors();
+        let before = host.descriptors();
         let socket = host.path("witness.sock");
         let flood = |user: User| {
             let mut flood = python(user, FLOOD, &[socket.to_str().unwrap()])
@@ -280,9 +276,9 @@ fn a_flood_of_strangers_keeps_nobody_from_service() {
             assert_eq!(credentials(), 200);
             // One stranger, the clients of this test, and their requests.
             assert!(
-                descriptors() <= before + 8,
+                host.descriptors() <= before + 8,
                 "{} after {before}",
-                descriptors()
+                host.descriptors()
             );
         }
         assert_eq!(host.events("daemon.witness_gone").len(), 0);

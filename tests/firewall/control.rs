@@ -210,12 +210,7 @@ fn garbage_half_messages_and_a_thousand_connections_do_it_no_harm() {
             let said = answer(&mut stream);
             assert!(said.contains("malformed"), "{said:?}");
         }
-        let fds = || {
-            fs::read_dir(format!("/proc/{}/fd", host.daemon_pid()))
-                .unwrap()
-                .count()
-        };
-        let before = fds();
+        let before = host.descriptors();
         // Half a message each, and then nothing; root's own, which are heard.
         let start = Instant::now();
         let mut halves: Vec<_> = (0..1000).map(|_| dial(&host)).collect();
@@ -223,7 +218,8 @@ fn garbage_half_messages_and_a_thousand_connections_do_it_no_harm() {
             let _ = stream.write_all(&[0, 0, 0]);
         }
         let opened = start.elapsed();
-        assert!(fds() <= before + 64, "{} descriptors", fds());
+        let open = host.descriptors();
+        assert!(open <= before + 64, "{open} descriptors");
         assert_eq!(credentials(BOB), 200, "meanwhile");
         let answered = quickest_status(&host);
         println!(
@@ -244,7 +240,9 @@ fn garbage_half_messages_and_a_thousand_connections_do_it_no_harm() {
         });
         println!("{busy} told that it is busy, {malformed} that it was no question");
         drop(halves);
-        wait_for("the descriptors", || (fds() <= before + 4).then_some(()));
+        wait_for("the descriptors", || {
+            (host.descriptors() <= before + 4).then_some(())
+        });
         let count = |why: &str| -> u64 {
             let events = host.events("control.refused");
             let of_it = events.iter().filter(|it| it["detail"]["why"] == why);

@@ -45,14 +45,11 @@ fn out_of_descriptors_accepting_pauses_and_recovers() {
         let token = token(BOB, V4, 60);
         assert_eq!(get(BOB, V4, AMI, Some(&token)).status, 200);
 
-        let open = || {
-            std::fs::read_dir(format!("/proc/{pid}/fd"))
-                .unwrap()
-                .count()
-        };
         for _ in 0..2 {
             let clients: Vec<_> = (0..40).map(|_| hold(ALICE)).collect();
-            wait_for("the last descriptor", || (open() >= 160).then_some(()));
+            wait_for("the last descriptor", || {
+                (host.descriptors() >= 160).then_some(())
+            });
             wait_for("the record of it", || {
                 (!host.events("daemon.overloaded").is_empty()).then_some(())
             });
