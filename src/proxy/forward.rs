@@ -114,7 +114,8 @@ impl Proxy {
             ..
         } = passing;
         let (mut reason, mut detail) = (judged.reason, judged.detail);
-        if let Some(withheld) = self.withheld(&passing, &seen).await {
+        let withheld = self.withheld(&mut record, caller, &passing, &seen).await;
+        if let Some(withheld) = withheld {
             match orders.waives(&withheld) {
                 None => return Ok(withhold(record, read.path.as_str(), &withheld)),
                 Some(waived) if reason == Reason::Allowed => {

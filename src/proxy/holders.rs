@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::Proxy;
 use super::forward::Passing;
-use crate::audit::{Ending, Pending};
+use crate::audit::{Ending, Pending, Reason};
 use crate::authorize::{Withheld, judge_holders};
 use crate::caller::Caller;
 use crate::caller::witness::{Seen, Unwitnessed, Urgency, speaker};
@@ -27,6 +27,15 @@ const LOOKS_PER_SECOND: u32 = 10;
 const LOOKS_AT_ONCE: u32 = 32;
 /// For the record of a request whose answer is there.
 const GRACE: Duration = Duration::from_millis(20);
+
+/// Before each further look at who holds a connection. Until its exec a child
+/// has all that its parent has, also as the user whom it is to run as, and
+/// clients wait for a second.
+const MEANWHILE: [Duration; 3] = [
+    Duration::from_millis(10),
+    Duration::from_millis(50),
+    Duration::from_millis(250),
+];
 
 /// What asking the witness came to.
 pub(super) type Witnessed = Result<Seen, Unwitnessed>;
@@ -96,13 +105,31 @@ impl Proxy {
     }
 
     /// Whether those who hold the connection may not all have what was asked
-    /// for. Each of their uids is judged as if it had asked itself, from where
-    /// they are seen to be now.
+    /// for, and will not let go of it at once. A look that finds nobody wrong
+    /// is worth as much if it is not the first.
     pub(super) async fn withheld(
         &self,
+        record: &mut Pending,
+        caller: &Caller,
         passing: &Passing<'_>,
         witnessed: &Witnessed,
     ) -> Option<Withheld> {
+        let mut withheld = self.withheld_now(passing, witnessed).await;
+        for pause in MEANWHILE {
+            if withheld.is_none_or(|it| it.reason != Reason::Holders) {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+            let seen = self.callers.holders(caller, Urgency::Now).await;
+            note(record, caller, &seen);
+            withheld = self.withheld_now(passing, &seen).await;
+        }
+        withheld
+    }
+
+    /// Each uid of a holder is judged as if it had asked itself, from where the
+    /// holders are seen to be.
+    async fn withheld_now(&self, passing: &Passing<'_>, witnessed: &Witnessed) -> Option<Withheld> {
         // Where nobody can say who holds it, a lockdown holds for whoever does.
         let is_unseen = witnessed.as_ref().map_or(true, |it| it.holders.is_empty());
         if is_unseen && passing.orders.lockdown.is_some() {

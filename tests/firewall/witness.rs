@@ -203,6 +203,40 @@ fn several_holders_are_all_judged_and_none_is_guessed_to_speak() {
     });
 }
 
+#[test]
+fn a_program_that_starts_others_for_users_gets_its_credentials_meanwhile() {
+    // Until its exec, who is born has all that its parent has, as whomever it
+    // is to run; it tells its parent once it is alice.
+    const STARTS: &str = r#"
+        use IO::Socket::INET; use POSIX;
+        for (1..8) {
+            my $service = IO::Socket::INET->new("169.254.169.254:80") or die;
+            pipe(my $hears, my $tells) or die;
+            my $child = fork;
+            if (!$child) {
+                setgid($ARGV[2]); setuid($ARGV[1]) or _exit(9);
+                syswrite($tells, "x");
+                select(undef, undef, undef, 0.05);
+                exec "true";
+            }
+            sysread($hears, my $told, 1);
+            syswrite($service, $ARGV[0]);
+            print <$service> =~ / 200 / ? "given " : "refused ";
+            waitpid($child, 0);
+        }"#;
+    in_network(|net| {
+        let host = Host::start(net, &Setup::default());
+        let request = credentials_request();
+        let output = Command::new("perl")
+            .args(["-e", STARTS, &request])
+            .args([ALICE.uid, ALICE.gid].map(|id| id.to_string()))
+            .output()
+            .unwrap();
+        assert_eq!(said(output), "given ".repeat(8));
+        assert_eq!(host.records(9).len(), 9);
+    });
+}
+
 /// Alice's setuid curl reads credentials in mode observe, where a rule denies
 /// them to her and not to root; the record of it.
 fn observed(deny: &'static str, status: &'static str, check: fn(&Value)) {
