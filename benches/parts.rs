@@ -151,7 +151,8 @@ fn presented(token: &str) -> PresentedToken {
 }
 
 /// A request's record, from nothing to the queue of the thread that writes.
-#[divan::bench]
+/// Many of them in a row: one alone would have to wake that thread.
+#[divan::bench(sample_size = 100)]
 fn record(bencher: Bencher) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("audit.jsonl");

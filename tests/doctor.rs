@@ -168,6 +168,13 @@ fn each_thing_broken_has_its_line_and_its_mend() {
         );
         ip("route add default via fd77::1");
 
+        // Of this network's own.
+        let cookies = "/proc/sys/net/ipv4/tcp_syncookies";
+        fs::write(cookies, "0").unwrap();
+        let mend = "sysctl -w net.ipv4.tcp_syncookies=1";
+        finds(&host, "kernel", "warning", "no SYN cookies", mend);
+        fs::write(cookies, "1").unwrap();
+
         cover("/usr/local/sbin");
         let program = Path::new("/usr/local/sbin/helper");
         fs::write(program, "").unwrap();

@@ -89,6 +89,21 @@ pub(super) fn kernel() -> Finding {
     }
 }
 
+/// What a listener whose connections are handed over once their client has
+/// asked needs: where too many never ask, the kernel turns others away for as
+/// long as they may, unless it sends SYN cookies (tcp(7)).
+pub(super) fn syn_cookies() -> Option<Finding> {
+    let sent = fs::read_to_string("/proc/sys/net/ipv4/tcp_syncookies").ok()?;
+    (sent.trim() == "0").then(|| {
+        Finding::warning(
+            "kernel",
+            "it sends no SYN cookies: thousands of connections on which nothing is said keep \
+             all others waiting for a second",
+            "sysctl -w net.ipv4.tcp_syncookies=1",
+        )
+    })
+}
+
 /// By the version in which each came.
 fn lacking(version: (u32, u32)) -> &'static [&'static str] {
     const LACKING: [&str; 3] = [

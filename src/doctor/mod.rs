@@ -147,6 +147,7 @@ fn surroundings(config: &Config, rules: &RuleSet, is_watched: bool) -> Vec<Findi
     let mut found = host::rule_managers(is_watched);
     found.extend(host::socket_load_balancer());
     found.push(host::kernel());
+    found.extend(host::syn_cookies());
     found.extend(rules.destinations().iter().map(|it| host::route(*it)));
     found.extend(daemon::account(config, rules.daemon_uid()));
     found.push(daemon::processes(rules.daemon_uid()));
