@@ -3,7 +3,7 @@
 
 use super::Proxy;
 use super::answer::{self, Reply};
-use super::holders::{self, Witnessed};
+use super::holders::{self, Fitness, Witnessed};
 use super::notice;
 use super::pipeline::{NoAnswer, Served, allowed, close, fail, query, upstream_failed, withhold};
 use crate::audit::{Ending, Event, Pending, Reason, Sighting};
@@ -114,15 +114,16 @@ impl Proxy {
             ..
         } = passing;
         let (mut reason, mut detail) = (judged.reason, judged.detail);
-        let withheld = self.withheld(&mut record, caller, &passing, &seen).await;
-        if let Some(withheld) = withheld {
-            match orders.waives(&withheld) {
+        match self.fitness(caller, &passing, &seen).await {
+            Fitness::Fit => {}
+            Fitness::FitByNow => detail = detail.or(Some("let_go")),
+            Fitness::Unfit(withheld) => match orders.waives(&withheld) {
                 None => return Ok(withhold(record, read.path.as_str(), &withheld)),
                 Some(waived) if reason == Reason::Allowed => {
                     (reason, detail) = (waived, Some(withheld.reason.as_str()));
                 }
                 Some(_) => {}
-            }
+            },
         }
         if self.upstream.is_superseded(&read.path, &answer)
             && let Ok(permit) = Permit::read(caller, read, judged)

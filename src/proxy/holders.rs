@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::Proxy;
 use super::forward::Passing;
-use crate::audit::{Ending, Pending, Reason};
+use crate::audit::{Ending, Pending};
 use crate::authorize::{Withheld, judge_holders};
 use crate::caller::Caller;
 use crate::caller::witness::{Seen, Unwitnessed, Urgency, speaker};
@@ -28,14 +28,10 @@ const LOOKS_AT_ONCE: u32 = 32;
 /// For the record of a request whose answer is there.
 const GRACE: Duration = Duration::from_millis(20);
 
-/// Before each further look at who holds a connection. Until its exec a child
-/// has all that its parent has, also as the user whom it is to run as, and
-/// clients wait for a second.
-const MEANWHILE: [Duration; 3] = [
-    Duration::from_millis(10),
-    Duration::from_millis(50),
-    Duration::from_millis(250),
-];
+/// For children to call exec, as far as a client can wait; the first further
+/// look comes after this, each next one after twice as long.
+const UNTIL_EXEC: Duration = Duration::from_millis(400);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// What asking the witness came to.
 pub(super) type Witnessed = Result<Seen, Unwitnessed>;
@@ -53,6 +49,15 @@ impl Looks {
         let mut taken = self.1.lock().unwrap_or_else(PoisonError::into_inner);
         taken.take(self.0, Instant::now())
     }
+}
+
+/// What was found of those who hold a connection.
+pub(super) enum Fitness {
+    /// They may all have what was asked for.
+    Fit,
+    /// They may by now; some who may not were on their way to another program.
+    FitByNow,
+    Unfit(Withheld),
 }
 
 /// A look at who asks that nobody waits for: it only fills a record.
@@ -104,32 +109,66 @@ impl Proxy {
         }
     }
 
-    /// Whether those who hold the connection may not all have what was asked
-    /// for, and will not let go of it at once. A look that finds nobody wrong
-    /// is worth as much if it is not the first.
-    pub(super) async fn withheld(
+    /// Whether those who hold the connection may all have what was asked for.
+    pub(super) async fn fitness(
         &self,
-        record: &mut Pending,
         caller: &Caller,
         passing: &Passing<'_>,
         witnessed: &Witnessed,
-    ) -> Option<Withheld> {
-        let mut withheld = self.withheld_now(passing, witnessed).await;
-        for pause in MEANWHILE {
-            if withheld.is_none_or(|it| it.reason != Reason::Holders) {
-                break;
-            }
-            tokio::time::sleep(pause).await;
-            let seen = self.callers.holders(caller, Urgency::Now).await;
-            note(record, caller, &seen);
-            withheld = self.withheld_now(passing, &seen).await;
+    ) -> Fitness {
+        let Some(withheld) = self.withheld(passing, witnessed).await else {
+            return Fitness::Fit;
+        };
+        let until_exec = Box::pin(self.only_forked(caller, passing, witnessed));
+        match tokio::time::timeout(UNTIL_EXEC, until_exec).await {
+            Ok(true) => Fitness::FitByNow,
+            // What was seen first stands: later looks take nothing of it back.
+            Ok(false) | Err(_) => Fitness::Unfit(withheld),
         }
-        withheld
     }
 
-    /// Each uid of a holder is judged as if it had asked itself, from where the
-    /// holders are seen to be.
-    async fn withheld_now(&self, passing: &Passing<'_>, witnessed: &Witnessed) -> Option<Withheld> {
+    /// Whether who is in the way were only children of the one who may: until
+    /// its exec a child has all that its parent has, also as the user whom it
+    /// is to run as. Returns once they have let go, or nobody else is left to
+    /// wait for.
+    async fn only_forked(
+        &self,
+        caller: &Caller,
+        passing: &Passing<'_>,
+        witnessed: &Witnessed,
+    ) -> bool {
+        let Ok(first) = witnessed else { return false };
+        let Some(origin) = first.origin() else {
+            return false;
+        };
+        let alone = Seen {
+            holders: vec![origin.clone()],
+            shielded: first.shielded.clone(),
+        };
+        if self.withheld(passing, &Ok(alone)).await.is_some() {
+            return false;
+        }
+        let mut pause = LOOK_AGAIN;
+        loop {
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+            let seen = self.callers.holders(caller, Urgency::Now).await;
+            let is_of = |seen: &Seen| {
+                let now = seen.origin();
+                now.is_some_and(|it| (it.pid, it.started) == (origin.pid, origin.started))
+            };
+            if !seen.as_ref().is_ok_and(is_of) {
+                return false;
+            }
+            if self.withheld(passing, &seen).await.is_none() {
+                return true;
+            }
+        }
+    }
+
+    /// Why it may not be given to those who were seen. Each of their uids is
+    /// judged as if it had asked itself, from where they are seen to be now.
+    async fn withheld(&self, passing: &Passing<'_>, witnessed: &Witnessed) -> Option<Withheld> {
         // Where nobody can say who holds it, a lockdown holds for whoever does.
         let is_unseen = witnessed.as_ref().map_or(true, |it| it.holders.is_empty());
         if is_unseen && passing.orders.lockdown.is_some() {

@@ -4,10 +4,12 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::{Command, Output};
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
@@ -274,14 +276,17 @@ fn reloads_under_load_fail_no_request_and_every_record_is_of_a_whole_policy() {
         let host = Host::start(net, &setup(""));
         let total = reloads();
         let (going, asked) = (AtomicBool::new(true), AtomicUsize::new(0));
-        let namespace = fs::File::open("/proc/thread-self/ns/net").unwrap();
         let mut sizes = Vec::new();
+        let users = [ROOT, ALICE, BOB, CWAGENT];
+        let apart = Barrier::new(users.len() + 1);
         thread::scope(|scope| {
-            for user in [ROOT, ALICE, BOB, CWAGENT] {
-                let (going, asked, namespace) = (&going, &asked, &namespace);
+            for user in users {
+                let (going, asked, apart) = (&going, &asked, &apart);
                 scope.spawn(move || {
-                    let net = nix::sched::CloneFlags::CLONE_NEWNET;
-                    nix::sched::setns(namespace, net).unwrap();
+                    // Else root's connections are also those of who makes a
+                    // socket as alice just then.
+                    unshare(CloneFlags::CLONE_FILES).unwrap();
+                    apart.wait();
                     let token = token(user, V4, 3600);
                     while going.load(Ordering::SeqCst) {
                         // What every policy there is allows everybody.
@@ -295,6 +300,8 @@ fn reloads_under_load_fail_no_request_and_every_record_is_of_a_whole_policy() {
                     }
                 });
             }
+            // Nothing that is opened from here on, as a pipe, is theirs too.
+            apart.wait();
             for reload in 0..total {
                 let whole = match reload % 4 {
                     0 => policy(ROOT_AND_ALICE),

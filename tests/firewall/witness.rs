@@ -203,37 +203,89 @@ fn several_holders_are_all_judged_and_none_is_guessed_to_speak() {
     });
 }
 
-#[test]
-fn a_program_that_starts_others_for_users_gets_its_credentials_meanwhile() {
-    // Until its exec, who is born has all that its parent has, as whomever it
-    // is to run; it tells its parent once it is alice.
+/// Root's program reads credentials so many times, each time right after it has
+/// forked a child that becomes alice and takes so long to call exec; what became
+/// of it, and the records. Until its exec, a child has all that its parent has.
+fn beside_a_child(times: usize, seconds: &'static str, check: fn(&str, &[Value], u32)) {
     const STARTS: &str = r#"
         use IO::Socket::INET; use POSIX;
-        for (1..8) {
+        my ($request, $times, $seconds, $uid, $gid) = @ARGV;
+        for (1..$times) {
             my $service = IO::Socket::INET->new("169.254.169.254:80") or die;
             pipe(my $hears, my $tells) or die;
             my $child = fork;
             if (!$child) {
-                setgid($ARGV[2]); setuid($ARGV[1]) or _exit(9);
+                setgid($gid); setuid($uid) or _exit(9);
                 syswrite($tells, "x");
-                select(undef, undef, undef, 0.05);
+                select(undef, undef, undef, $seconds);
                 exec "true";
             }
             sysread($hears, my $told, 1);
-            syswrite($service, $ARGV[0]);
+            syswrite($service, $request);
             print <$service> =~ / 200 / ? "given " : "refused ";
+            kill 9, $child;
             waitpid($child, 0);
         }"#;
+    in_network(move |net| {
+        let host = Host::start(net, &Setup::default());
+        let child = Command::new("perl")
+            .args(["-e", STARTS, &credentials_request()])
+            .args([&times.to_string(), seconds])
+            .args([ALICE.uid, ALICE.gid].map(|id| id.to_string()))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = child.id();
+        let outcome = said(child.wait_with_output().unwrap());
+        let records = host.records(1 + times);
+        check(&outcome, &records[1..], pid);
+    });
+}
+
+#[test]
+fn a_program_that_starts_others_for_users_gets_its_credentials_meanwhile() {
+    beside_a_child(8, "0.05", |outcome, records, pid| {
+        assert_eq!(outcome, "given ".repeat(8));
+        for record in records {
+            assert_eq!(record["reason"], "allowed", "{record}");
+            assert_eq!(record["caller"]["pid"], pid, "{record}");
+        }
+        let seen = |record: &&Value| record["detail"] == "let_go";
+        assert!(records.iter().any(|it| seen(&it)), "{records:?}");
+    });
+}
+
+#[test]
+fn a_child_that_keeps_its_parents_connection_keeps_credentials_back() {
+    beside_a_child(1, "5", |outcome, records, pid| {
+        assert_eq!(outcome, "refused ");
+        assert_withheld(&records[0], "uid");
+        assert_eq!(records[0]["caller"]["pid"], pid);
+    });
+}
+
+#[test]
+fn a_program_of_another_user_is_not_waited_for() {
     in_network(|net| {
         let host = Host::start(net, &Setup::default());
-        let request = credentials_request();
-        let output = Command::new("perl")
-            .args(["-e", STARTS, &request])
-            .args([ALICE.uid, ALICE.gid].map(|id| id.to_string()))
-            .output()
-            .unwrap();
-        assert_eq!(said(output), "given ".repeat(8));
-        assert_eq!(host.records(9).len(), 9);
+        for _ in 0..4 {
+            let mut stream = connect(ROOT, V4);
+            let copy = OwnedFd::from(stream.try_clone().unwrap());
+            let mut holder = start(ALICE, "sh", &["-c", "echo; exec sleep 60"], copy);
+            let mut begun = [0];
+            let stdout = holder.stdout.as_mut().unwrap();
+            stdout.read_exact(&mut begun).unwrap();
+            stream.write_all(credentials_request().as_bytes()).unwrap();
+            let let_go = std::thread::spawn(move || {
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                holder.kill().unwrap();
+                holder.wait().unwrap();
+            });
+            let answer = read_answer(&mut stream).unwrap();
+            let_go.join().unwrap();
+            assert_eq!(answer.status, 403, "{answer:?}");
+        }
+        assert_withheld(&host.records(8).pop().unwrap(), "uid");
     });
 }
 

@@ -172,6 +172,7 @@ mod tests {
             ses: Some(i64::MAX),
             unit: Some(HOSTILE.into()),
             started: 1,
+            forked_from: None,
         };
         for groups in [0, 1, 40] {
             let subject = Subject {

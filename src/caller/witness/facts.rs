@@ -17,6 +17,8 @@ use crate::ids::Uid;
 const FILE_MAX: usize = 8192;
 /// A uid or session as the kernel writes it where there is none.
 const UNSET: u32 = u32::MAX;
+/// PF_FORKNOEXEC (linux/sched.h): forked, and no exec since.
+const FORKED_ALONE: u64 = 0x40;
 
 /// The facts of the process, or thread, whose directory this is. `None` where
 /// it has ended.
@@ -25,7 +27,7 @@ pub(super) fn holder(process: BorrowedFd, pid: u32) -> Result<Option<Holder>, Ab
         return Ok(None);
     };
     let ids = ids(&status).ok_or(Abandoned::Unreadable)?;
-    let started = started(&stat).ok_or(Abandoned::Unreadable)?;
+    let [parent, flags, started] = numbers(&stat).ok_or(Abandoned::Unreadable)?;
     let number = |name| -> Result<Option<i64>, Abandoned> {
         let text = file(process, name)?;
         Ok(text.as_deref().and_then(number_or_unset))
@@ -40,6 +42,9 @@ pub(super) fn holder(process: BorrowedFd, pid: u32) -> Result<Option<Holder>, Ab
         ses: number(c"sessionid")?,
         unit: cgroup.lines().find_map(unit),
         started,
+        forked_from: (flags & FORKED_ALONE != 0)
+            .then(|| u32::try_from(parent).ok())
+            .flatten(),
     }))
 }
 
@@ -87,11 +92,12 @@ fn ids(status: &str) -> Option<Ids> {
     })
 }
 
-/// Field 22; the second is the process's own choice, and may hold spaces and
-/// parentheses.
-fn started(stat: &str) -> Option<u64> {
+/// The parent, the kernel's flags and the start, which are fields 4, 9 and 22;
+/// the second is the process's own choice, and may hold spaces and parentheses.
+fn numbers(stat: &str) -> Option<[u64; 3]> {
     let (_, fields) = stat.rsplit_once(") ")?;
-    fields.split(' ').nth(19)?.parse().ok()
+    let number = |at: usize| fields.split(' ').nth(at - 3)?.parse().ok();
+    Some([number(4)?, number(9)?, number(22)?])
 }
 
 fn number_or_unset(text: &str) -> Option<i64> {
@@ -118,11 +124,11 @@ mod tests {
 
     #[test]
     fn a_name_cannot_pass_for_the_fields_behind_it() {
-        let mut stat = String::from("7 (x) R 1 1 1 ) S");
+        let mut stat = String::from("7 (x) R 1 1 1 1 1 1 1 ) S");
         for field in 4..=30 {
             stat += &format!(" {field}");
         }
-        assert_eq!(started(&stat), Some(22));
+        assert_eq!(numbers(&stat), Some([4, 9, 22]));
     }
 
     #[test]

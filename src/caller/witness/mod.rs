@@ -146,6 +146,16 @@ impl Seen {
             .flat_map(|ids| ids.all())
             .collect()
     }
+
+    /// The one holder there is, or the one from which all others were forked
+    /// and have not called exec since.
+    pub fn origin(&self) -> Option<&Holder> {
+        let is_origin = |of: &&Holder| {
+            let mut others = self.holders.iter().filter(|other| other.pid != of.pid);
+            others.all(|other| other.forked_from == Some(of.pid))
+        };
+        only(self.holders.iter().filter(is_origin))
+    }
 }
 
 /// A process that has the socket open, or a thread of it with descriptors of
@@ -168,6 +178,10 @@ pub struct Holder {
     pub unit: Option<String>,
     /// When it, or that thread, started, in clock ticks since boot.
     pub started: u64,
+    /// Its parent, where it has not called exec since its fork: it has what
+    /// its parent had, and runs what its parent runs.
+    #[serde(default)]
+    pub forked_from: Option<u32>,
 }
 
 impl Holder {

@@ -15,6 +15,7 @@ fn holder(pid: u32, fs: u32) -> Holder {
         ses: None,
         unit: None,
         started: 1,
+        forked_from: None,
     }
 }
 
@@ -44,6 +45,7 @@ fn the_longest_answer_fits() {
     longest.loginuid = Some(i64::MIN);
     longest.ses = Some(i64::MIN);
     longest.started = u64::MAX;
+    longest.forked_from = Some(u32::MAX);
     let reply = Reply {
         id: u64::MAX,
         answer: Answer::Seen(Seen {
@@ -63,6 +65,27 @@ fn the_speaker_is_the_only_holder_or_the_only_one_of_that_uid() {
     assert_eq!(speaks(&[holder(7, 0), holder(8, 0)]), None);
     // A thread with descriptors of its own, and its process.
     assert_eq!(speaks(&[holder(7, 0), holder(7, 0)]), Some(7));
+}
+
+#[test]
+fn the_origin_is_who_all_others_were_forked_from() {
+    let from = |parent: u32, pid: u32| Holder {
+        forked_from: Some(parent),
+        ..holder(pid, 4001)
+    };
+    let origin = |holders: &[Holder]| {
+        let (holders, shielded) = (holders.to_vec(), Vec::new());
+        let seen = Seen { holders, shielded };
+        seen.origin().map(|it| it.pid)
+    };
+    assert_eq!(origin(&[]), None);
+    assert_eq!(origin(&[holder(7, 0)]), Some(7));
+    assert_eq!(origin(&[from(7, 6), holder(7, 0), from(7, 8)]), Some(7));
+    assert_eq!(origin(&[from(1, 7), from(7, 8)]), Some(7));
+    // Another program, another's child, and whose parent does not hold it.
+    assert_eq!(origin(&[holder(7, 0), holder(8, 4001)]), None);
+    assert_eq!(origin(&[holder(7, 0), from(7, 8), from(8, 9)]), None);
+    assert_eq!(origin(&[from(6, 8), from(6, 9)]), None);
 }
 
 #[test]
