@@ -95,7 +95,7 @@ impl Untouched<'_, '_> {
             .collect();
         files.sort();
         let runs = processes().iter().any(|(_, uid)| *uid == DAEMON.uid);
-        (nft::output(&["list", "ruleset"]), files, runs)
+        (nft::ruleset(&[]), files, runs)
     }
 
     fn status(user: User) -> u16 {

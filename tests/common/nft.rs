@@ -3,6 +3,8 @@
 use std::io::Write as _;
 use std::process::{Child, Command, Stdio};
 
+use super::host::wait_for;
+
 /// Loads a script.
 pub(crate) fn load(script: &str) {
     let mut child = Command::new("nft")
@@ -114,4 +116,15 @@ impl Drop for Owner {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
+}
+
+/// All that is loaded, as `nft` with these flags lists it, and without the table
+/// that a daemon compares ours with: that may leave only after the daemon says
+/// it is ready.
+pub(crate) fn ruleset(flags: &[&str]) -> String {
+    let words = [flags, &["list", "ruleset"]].concat();
+    wait_for("what ours are compared with to leave", || {
+        let all = output(&words);
+        (!all.contains("imdsfw_expected_")).then_some(all)
+    })
 }

@@ -44,13 +44,9 @@ fn credentials() -> u16 {
     get(ALICE, V4, CREDENTIALS, Some(&token(ALICE, V4, 60))).status
 }
 
-/// Without what the rules have counted, and of whom, and without the table that
-/// a daemon compares ours with: that may leave only after it says it is ready.
+/// Without what the rules have counted, and of whom.
 fn ruleset() -> String {
-    wait_for("what ours are compared with to leave", || {
-        let all = nft::output(&["-s", "-t", "list", "ruleset"]);
-        (!all.contains("imdsfw_expected")).then_some(all)
-    })
+    nft::ruleset(&["-s", "-t"])
 }
 
 fn verify(host: &Host) -> bool {
