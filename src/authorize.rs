@@ -235,6 +235,15 @@ impl Withheld {
         }
     }
 
+    /// The same of holders whom nobody saw: any of them may be whom a rule
+    /// means that holds also in observe.
+    pub fn of_unseen(self, may_enforce: bool) -> Self {
+        Self {
+            enforce: self.enforce || may_enforce,
+            ..self
+        }
+    }
+
     /// Whether the client does without, or only the record says so.
     pub fn binds(&self, mode: Mode) -> bool {
         mode == Mode::Enforce || self.enforce
@@ -556,8 +565,9 @@ mod tests {
                 (Reason::WitnessGone, "incomplete", false),
             ),
         ] {
-            let withheld = judge_holders(seen.clone());
-            assert!(withheld.is_some_and(|it| it.binds(Mode::Enforce)));
+            let withheld = judge_holders(seen.clone()).unwrap();
+            assert!(withheld.binds(Mode::Enforce));
+            assert!(withheld.of_unseen(true).binds(Mode::Observe));
             assert_eq!(judged(seen), Some(expected));
         }
     }

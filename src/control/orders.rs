@@ -162,6 +162,11 @@ impl Orders {
         }
     }
 
+    /// Whether a rule could deny such a request, to whomever, also in observe.
+    pub fn may_enforce(&self, query: &Query<'_>) -> bool {
+        self.policy.may_enforce(query)
+    }
+
     /// Whether the token gate refuses such a read, whatever the rules say.
     pub fn refuse(&self, token: &TokenState) -> bool {
         !self.is_bypassed() && token.is_refused(self.mode, &self.policy)

@@ -28,6 +28,18 @@ impl Policy {
         self.judge(query).verdict
     }
 
+    /// Whether any rule that denies such a request, to whomever, holds also in
+    /// observe.
+    pub fn may_enforce(&self, query: &Query) -> bool {
+        let path = JudgedPath::new(query);
+        self.rules.iter().any(|rule| {
+            rule.enforce
+                && rule.action == Action::Deny
+                && rule.methods.contain(path.method)
+                && rule.paths.covers(&path)
+        })
+    }
+
     pub(super) fn judge(&self, query: &Query) -> Decision<'_> {
         let asker = Asker::new(query, &self.names);
         let path = JudgedPath::new(query);

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::{Pid, gettid};
 use serde_json::Value;
@@ -289,23 +289,26 @@ fn a_program_of_another_user_is_not_waited_for() {
     });
 }
 
-/// Alice's setuid curl reads credentials in mode observe, where a rule denies
-/// them to her and not to root; the record of it.
+/// A host on which a rule denies credentials to all but root.
+fn for_root_alone(deny: &str, mode: &str) -> Setup {
+    let policy = format!(
+        "schema = 1\n\
+         [[rule]]\nname = \"root\"\naction = \"allow\"\nwho = [\"user:root\"]\n\
+         paths = [\"/**\"]\n\
+         [[rule]]\nname = \"others\"\naction = \"deny\"\nwho = [\"any\"]\n\
+         paths = [\"@role\"]\n{deny}\n"
+    );
+    Setup {
+        policy,
+        config: format!("policy.mode = \"{mode}\""),
+        ..Setup::default()
+    }
+}
+
+/// Alice's setuid curl reads credentials in mode observe; the record of it.
 fn observed(deny: &'static str, status: &'static str, check: fn(&Value)) {
     in_network(move |net| {
-        let policy = format!(
-            "schema = 1\n\
-             [[rule]]\nname = \"root\"\naction = \"allow\"\nwho = [\"user:root\"]\n\
-             paths = [\"/**\"]\n\
-             [[rule]]\nname = \"others\"\naction = \"deny\"\nwho = [\"any\"]\n\
-             paths = [\"@role\"]\n{deny}\n"
-        );
-        let setup = Setup {
-            policy,
-            config: "policy.mode = \"observe\"".into(),
-            ..Setup::default()
-        };
-        let host = Host::start(net, &setup);
+        let host = Host::start(net, &for_root_alone(deny, "observe"));
         let program = setuid_curl(&host, "curl");
         let (said, _) = curl(&program, ALICE, CREDENTIALS);
         assert!(said.ends_with(status), "{said}");
@@ -328,6 +331,37 @@ fn in_observe_a_rule_that_is_enforced_refuses_holders() {
     observed("enforce = true", " 403", |record| {
         assert_withheld(record, "uid")
     });
+}
+
+#[test]
+fn a_crowd_of_holders_hides_nobody_from_a_rule_that_is_enforced() {
+    const CROWD: &str = "$| = 1; setpgrp; fork or do { sleep 60; exit } for 1..20; \
+                         print qq(x\\n); sleep 60";
+    for (deny, mode, status) in [
+        ("enforce = true", "observe", 403),
+        ("", "observe", 200),
+        ("", "enforce", 403),
+    ] {
+        in_network(move |net| {
+            let host = Host::start(net, &for_root_alone(deny, mode));
+            let mut stream = connect(ROOT, V4);
+            let copy = OwnedFd::from(stream.try_clone().unwrap());
+            let mut crowd = start(ALICE, "perl", &["-e", CROWD], copy);
+            let stdout = crowd.stdout.as_mut().unwrap();
+            stdout.read_exact(&mut [0]).unwrap();
+            stream.write_all(credentials_request().as_bytes()).unwrap();
+            let answer = read_answer(&mut stream).unwrap();
+            let group = Pid::from_raw(i32::try_from(crowd.id()).unwrap());
+            killpg(group, Signal::SIGKILL).unwrap();
+            crowd.wait().unwrap();
+            assert_eq!(answer.status, status, "{deny} {mode}: {answer:?}");
+            let record = host.records(2).pop().unwrap();
+            match status {
+                403 => assert_withheld(&record, "too_many"),
+                _ => assert_eq!(record["detail"], "holders", "{record}"),
+            }
+        });
+    }
 }
 
 #[test]
