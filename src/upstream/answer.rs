@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use hyper::StatusCode;
+use memchr::memmem;
 
 const SECRET_KEY: &[u8] = b"SecretAccessKey";
 
@@ -65,8 +66,7 @@ impl Answer {
     /// Whether it is taken for credentials, whatever its path. A body that
     /// merely names a secret key counts: better one too many.
     pub fn names_a_secret_key(&self) -> bool {
-        let mut windows = self.body().windows(SECRET_KEY.len());
-        windows.any(|window| window == SECRET_KEY)
+        memmem::find(self.body(), SECRET_KEY).is_some()
     }
 
     /// As if the service had given it now.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use hyper::StatusCode;
+use memchr::{memchr_iter, memmem};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -300,9 +301,8 @@ impl Head {
 }
 
 fn has_bare_lf(bytes: &[u8]) -> bool {
-    bytes
-        .windows(2)
-        .any(|pair| matches!(pair, [before, b'\n'] if *before != b'\r'))
+    let before = |at: usize| bytes.get(at.checked_sub(1)?);
+    memchr_iter(b'\n', bytes).any(|at| before(at) != Some(&b'\r'))
 }
 
 fn asks_to_close(connection: &[u8]) -> bool {
@@ -328,11 +328,7 @@ fn chunk_size(line: &[u8]) -> Option<usize> {
 
 /// Where `what` begins, looked for from `from` on.
 fn find(bytes: &[u8], what: &[u8], from: usize) -> Option<usize> {
-    let found = bytes
-        .get(from..)?
-        .windows(what.len())
-        .position(|it| it == what)?;
-    Some(from + found)
+    Some(from + memmem::find(bytes.get(from..)?, what)?)
 }
 
 /// What [`Connection`] makes of bytes that arrive in these parts, and then end.
