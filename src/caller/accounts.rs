@@ -8,6 +8,7 @@ use std::ffi::CString;
 use nix::unistd;
 
 use crate::ids::{Gid, Uid};
+use crate::limits::Owners;
 use crate::policy::{Account, AccountFacts, Group};
 
 /// What NSS says of a uid. A uid without account, and every failure, is
@@ -15,7 +16,15 @@ use crate::policy::{Account, AccountFacts, Group};
 pub fn lookup(uid: Uid) -> Account {
     match facts(uid) {
         Some(facts) => Account::Known(facts),
-        None => Account::Undecidable,
+        None => without_name(uid, &Owners::of_this_host()),
+    }
+}
+
+/// What there is to say of a uid of which NSS says nothing.
+pub(super) fn without_name(uid: Uid, owners: &Owners) -> Account {
+    match owners.owner(uid) {
+        owner if owner != uid => Account::Subordinate { owner },
+        _ => Account::Undecidable,
     }
 }
 
@@ -25,7 +34,7 @@ pub fn lookup_warily(uid: Uid) -> Account {
     if nss_works() {
         lookup(uid)
     } else {
-        Account::Undecidable
+        without_name(uid, &Owners::of_this_host())
     }
 }
 

@@ -19,7 +19,9 @@ use nix::sys::socket::{MsgFlags, send};
 use tokio::net::UnixDatagram;
 use tokio::sync::watch;
 
+use super::accounts::without_name;
 use crate::ids::Uid;
+use crate::limits::Owners;
 use crate::policy::{Account, Subject};
 
 /// Clients give up after one second; a verdict must come well before.
@@ -37,6 +39,8 @@ pub struct Names(Arc<Shared>);
 struct Shared {
     entries: Mutex<HashMap<Uid, Entry>>,
     helper: UnixDatagram,
+    /// As they were at the start, for when it does not answer.
+    owners: Arc<Owners>,
 }
 
 struct Entry {
@@ -50,13 +54,14 @@ impl Names {
     ///
     /// # Errors
     /// When the socket cannot be waited for.
-    pub fn new(helper: OwnedFd) -> io::Result<Self> {
+    pub fn new(helper: OwnedFd, owners: Arc<Owners>) -> io::Result<Self> {
         // Datagrams with an end: the calls are the same.
         let helper = std::os::unix::net::UnixDatagram::from(helper);
         helper.set_nonblocking(true)?;
         let shared = Arc::new(Shared {
             entries: Mutex::default(),
             helper: UnixDatagram::from_std(helper)?,
+            owners,
         });
         tokio::spawn(Arc::clone(&shared).listen());
         Ok(Self(shared))
@@ -72,7 +77,7 @@ impl Names {
         known
             .ok()
             .and_then(|answer| answer.ok().and_then(|answer| answer.clone()))
-            .unwrap_or_else(|| undecidable(uid))
+            .unwrap_or_else(|| self.0.without_name(uid))
     }
 }
 
@@ -106,7 +111,7 @@ impl Shared {
         // One that is gone, or has more questions than it can take, answers
         // nothing, and nobody needs to wait for that.
         let asked = send(self.helper.as_raw_fd(), &question, flags).is_ok();
-        let (answer, receiver) = watch::channel((!asked).then(|| undecidable(uid)));
+        let (answer, receiver) = watch::channel((!asked).then(|| self.without_name(uid)));
         entries.insert(
             uid,
             Entry {
@@ -142,23 +147,24 @@ impl Shared {
         if let Some(entry) = self.entries().get(&uid)
             && entry.answer.borrow().is_none()
         {
-            let account = answer.account();
+            let account = match answer.account() {
+                Account::Undecidable => without_name(uid, &self.owners),
+                account => account,
+            };
             entry
                 .answer
                 .send_replace(Some(Arc::new(Subject { uid, account })));
         }
     }
 
+    fn without_name(&self, uid: Uid) -> Arc<Subject> {
+        let account = without_name(uid, &self.owners);
+        Arc::new(Subject { uid, account })
+    }
+
     fn entries(&self) -> MutexGuard<'_, HashMap<Uid, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn undecidable(uid: Uid) -> Arc<Subject> {
-    Arc::new(Subject {
-        uid,
-        account: Account::Undecidable,
-    })
 }
 
 impl Entry {

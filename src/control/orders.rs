@@ -229,10 +229,11 @@ impl Orders {
         }
         let grant = self.grant_of(judged.rule.as_ref())?;
         let stands = now.grants.iter().any(|it| it.id == grant.id) && !grant.has_ended();
-        if stands || now.mode == Mode::Observe || now.is_bypassed() {
+        if stands || now.is_bypassed() {
             return None;
         }
-        Withheld::at_the_end_of_a_grant(&now.decide(query))
+        let withheld = Withheld::at_the_end_of_a_grant(&now.decide(query))?;
+        withheld.binds(now.mode).then_some(withheld)
     }
 
     /// Whether what is found of the holders of a connection holds, and if it
@@ -397,3 +398,6 @@ fn quoted(text: &str) -> String {
 fn list(texts: &[String]) -> String {
     serde_json::Value::from(texts.to_vec()).to_string()
 }
+
+#[cfg(test)]
+mod tests;

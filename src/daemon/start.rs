@@ -7,6 +7,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixListener;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::unistd::{Gid, Uid, User, chown, geteuid};
 use tokio::runtime::Runtime;
@@ -55,7 +56,7 @@ pub(super) struct Ready<'a> {
     pub(super) metrics: Option<(metrics::Listener, metrics::Process)>,
     pub(super) witness: Contact,
     pub(super) callers: Callers,
-    pub(super) owners: Owners,
+    pub(super) owners: Arc<Owners>,
     pub(super) descriptors: usize,
     pub(super) signals: Signals,
     pub(super) manager: Manager,
@@ -136,7 +137,7 @@ pub(super) fn start<'a>(config: &'a Config, path: &Path) -> Result<Ready<'a>, St
         .build()
         .map_err(StartError::Runtime)?;
     let within = runtime.enter();
-    let names = Names::new(names).map_err(StartError::Names)?;
+    let names = Names::new(names, Arc::clone(&owners)).map_err(StartError::Names)?;
     let witness = witness.open().map_err(StartError::Runtime)?;
     let callers = Callers::new(rules.daemon_uid(), names, witness.witness.clone())
         .map_err(StartError::SockDiag)?;
@@ -196,7 +197,7 @@ pub(super) fn start<'a>(config: &'a Config, path: &Path) -> Result<Ready<'a>, St
 /// ends with this process.
 struct Prepared {
     policy: Result<Found, Refused>,
-    owners: Owners,
+    owners: Arc<Owners>,
     sockets: Sockets,
     account: Uid,
     gid: Gid,
@@ -213,7 +214,7 @@ impl Prepared {
         is_root: bool,
     ) -> Result<Self, StartError> {
         let policy = load(config);
-        let owners = Owners::of_this_host();
+        let owners = Arc::new(Owners::of_this_host());
         let mut sockets = match handed {
             Some(handed) => Sockets::adopt(handed, rules, config).map_err(StartError::Handed)?,
             None => Sockets::bind(rules)?,

@@ -60,7 +60,9 @@ pub(super) fn as_users(
             };
             let (name, gid) = match &subject.account {
                 Account::Known(facts) => (facts.user.clone(), facts.gid),
-                Account::Undecidable => (format!("uid {uid}"), Gid(uid.0)),
+                Account::Undecidable | Account::Subordinate { .. } => {
+                    (format!("uid {uid}"), Gid(uid.0))
+                }
             };
             let reader = Reader {
                 subject: &subject,

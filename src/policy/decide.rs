@@ -140,7 +140,7 @@ impl Asker<'_> {
     fn login_without_names(&self) -> bool {
         let logins = self.origin.holders.iter().flatten().map(|it| &it.login);
         logins.into_iter().any(
-            |login| matches!(login, Login::As(subject) if subject.account == Account::Undecidable),
+            |login| matches!(login, Login::As(subject) if !matches!(subject.account, Account::Known(_))),
         )
     }
 }

@@ -105,6 +105,8 @@ pub(super) enum Truth {
 #[derive(Clone, Debug)]
 pub(super) struct Asker<'q> {
     pub(super) uid: Uid,
+    /// Who was lent that uid.
+    pub(super) owner: Option<Uid>,
     pub(super) origin: &'q Origin,
     pub(super) holds: Holdings,
     /// Of what is not known.
@@ -122,7 +124,7 @@ pub(super) enum Holdings {
 impl<'q> Asker<'q> {
     pub(super) fn new(query: &Query<'q>, names: &Names) -> Self {
         let holds = match &query.subject.account {
-            Account::Undecidable => Holdings::Undecidable,
+            Account::Undecidable | Account::Subordinate { .. } => Holdings::Undecidable,
             Account::Known(facts) => {
                 let user = names.users.get(&facts.user);
                 let gid = names.gids.get(&facts.gid);
@@ -137,8 +139,13 @@ impl<'q> Asker<'q> {
                 Holdings::Known(held)
             }
         };
+        let owner = match query.subject.account {
+            Account::Subordinate { owner } => Some(owner),
+            Account::Known(_) | Account::Undecidable => None,
+        };
         Self {
             uid: query.subject.uid,
+            owner,
             origin: query.origin,
             holds,
             assumed: Assumed::default(),

@@ -77,10 +77,15 @@ impl Principal {
         Ok(Self::Name(names.intern(name, place)))
     }
 
+    /// Whether it covers that uid as such.
+    pub(super) fn covers_uid(&self, uid: Uid) -> bool {
+        matches!(self, Self::Uids(range) if range.contains(&uid.0))
+    }
+
     pub(super) fn covers(&self, asker: &Asker, names: &Names) -> Truth {
         let holds = match self {
             Self::Any => true,
-            Self::Uids(range) => range.contains(&asker.uid.0),
+            Self::Uids(_) => self.covers_uid(asker.uid),
             Self::Name(id) => return asker.holds(*id, names),
         };
         if holds { Truth::Yes } else { Truth::No }

@@ -161,7 +161,9 @@ impl Case {
     pub fn request(&self) -> String {
         let caller = match &self.subject.account {
             Account::Known(facts) => format!("{} (uid {})", facts.user, self.subject.uid),
-            Account::Undecidable => format!("uid {} without names", self.subject.uid),
+            Account::Undecidable | Account::Subordinate { .. } => {
+                format!("uid {} without names", self.subject.uid)
+            }
         };
         let method = self.method.as_str();
         let token = if self.v1 { " without token" } else { "" };

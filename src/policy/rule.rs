@@ -8,6 +8,7 @@ use super::principal::Principal;
 use super::sets::PathSet;
 use super::{Action, Query};
 use crate::diagnose::Place;
+use crate::ids::Uid;
 use crate::provider::Class;
 use crate::request::ReadMethod;
 
@@ -71,7 +72,12 @@ impl Rule {
         if !self.methods.contain(path.method) {
             return Status::OtherMethod;
         }
-        let who = any_covers(&self.who, asker, names);
+        // Whom a uid was lent to keeps it out, and never lets it in.
+        let (owner, owner_excepted) = match self.action {
+            Action::Deny => (asker.owner, None),
+            Action::Allow => (None, asker.owner),
+        };
+        let who = any_covers(&self.who, asker, owner, names);
         if who == Covered::No {
             return Status::OtherCaller;
         }
@@ -82,7 +88,7 @@ impl Rule {
         if !matches!(narrow, Status::Decides | Status::Undecidable(_)) {
             return narrow;
         }
-        let except = any_covers(&self.except, asker, names);
+        let except = any_covers(&self.except, asker, owner_excepted, names);
         match (who, except) {
             (_, Covered::By(principal)) => Status::Excepted(principal),
             (Covered::Undecidable(name), _) | (_, Covered::Undecidable(name)) => {
@@ -100,10 +106,19 @@ enum Covered<'r> {
     Undecidable(NameId),
 }
 
-/// One certain match outweighs any number of unknown ones.
-fn any_covers<'r>(principals: &'r [Principal], asker: &Asker, names: &Names) -> Covered<'r> {
+/// One certain match, of the asker or of `owner`, outweighs any number of
+/// unknown ones.
+fn any_covers<'r>(
+    principals: &'r [Principal],
+    asker: &Asker,
+    owner: Option<Uid>,
+    names: &Names,
+) -> Covered<'r> {
     let mut unknown = Covered::No;
     for principal in principals {
+        if owner.is_some_and(|owner| principal.covers_uid(owner)) {
+            return Covered::By(principal);
+        }
         match (principal.covers(asker, names), principal) {
             (Truth::Yes, _) => return Covered::By(principal),
             (Truth::Unknown, Principal::Name(name)) if unknown == Covered::No => {

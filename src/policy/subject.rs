@@ -48,6 +48,12 @@ pub enum Account {
     /// NSS failed, was too slow, or knows no account for a live caller: a
     /// name neither matches nor fails to.
     Undecidable,
+    /// The same of a uid that was lent to another one (subuid(5)): what keeps
+    /// that one out keeps this one out, and what lets that one in does not.
+    Subordinate {
+        /// Of whom.
+        owner: Uid,
+    },
 }
 
 /// An account and all its groups.
@@ -105,7 +111,7 @@ impl std::fmt::Display for Origin {
                 Login::Nobody => known.push("no loginuid".to_owned()),
                 Login::As(subject) => known.push(match &subject.account {
                     Account::Known(facts) => format!("loginuid {}", facts.user),
-                    Account::Undecidable => format!("loginuid {}", subject.uid),
+                    _ => format!("loginuid {}", subject.uid),
                 }),
             }
         }

@@ -76,10 +76,9 @@ impl Proxy {
         log: Log,
         callers: Arc<Callers>,
         guards: Guards,
-        owners: Owners,
+        owners: Arc<Owners>,
         descriptors: usize,
     ) -> Self {
-        let owners = Arc::new(owners);
         if config.limits.enabled {
             let per_second = config.limits.denials_recorded_per_second;
             log.limit_denials(per_second, Arc::clone(&owners));

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 
-use crate::common::host::{Host, Setup, wait_for};
+use crate::common::host::{BINARY, Host, Setup, wait_for};
 use crate::common::http::{V4, get, token};
 use crate::common::net::in_network;
 use crate::common::user::{ALICE, BOB, DAEMON, ROOT, User};
@@ -208,5 +208,73 @@ fn an_nss_that_fails_in_silence_is_not_believed() {
             (refusal(&host, ALICE) == "policy").then_some(())
         });
         assert_eq!(read(BOB), 200);
+    });
+}
+
+/// What keeps alice out keeps out whoever runs under a uid that was lent to her,
+/// and what lets her in does not; uids that nobody was lent are as they are.
+#[test]
+fn a_lent_uid_is_kept_out_with_its_owner_and_not_let_in_with_it() {
+    const LENT: User = User {
+        uid: 300_005,
+        gid: 300_900,
+    };
+    const OTHER: User = User {
+        uid: 400_005,
+        ..LENT
+    };
+    let rule = |name: &str, action: &str, who: &str, path: &str, rest: &str| {
+        format!(
+            "[[rule]]\nname = \"{name}\"\naction = \"{action}\"\nwho = [\"{who}\"]\n\
+             paths = [\"/meta-data/{path}\"]\n{rest}\n"
+        )
+    };
+    let policy = [
+        "schema = 1\n".to_owned(),
+        rule("out", "deny", "uid:4001", "ami-id", ""),
+        rule("people out", "deny", "uid:4000-4001", "hostname", ""),
+        rule("in", "allow", "uid:4001", "instance-id", ""),
+        rule("most", "allow", "any", "mac", "except = [\"uid:4001\"]"),
+        rule("any", "allow", "any", "ami-id", ""),
+        rule("any host", "allow", "any", "hostname", ""),
+    ]
+    .concat();
+    in_network(move |net| {
+        let setup = Setup {
+            policy: policy.clone(),
+            ..Setup::default()
+        };
+        let mut host = Host::prepare(net, &setup);
+        host.provide_subuid("alice:200000:10\n");
+        host.run("rules apply");
+        host.start_daemon();
+        let statuses = |user| {
+            ["ami-id", "hostname", "instance-id", "mac"].map(|path| {
+                let path = format!("/latest/meta-data/{path}");
+                get(user, V4, &path, Some(&token(user, V4, 60))).status
+            })
+        };
+        assert_eq!(statuses(ALICE), [403, 403, 200, 403]);
+        assert_eq!(statuses(OTHER), [200, 200, 403, 200]);
+        // Lent after the daemon was started.
+        fs::write(host.path("subuid"), "alice:200000:10\nalice:300000:10\n").unwrap();
+        assert_eq!(statuses(LENT), [403, 403, 403, 403]);
+        let words = ["explain", "--user", "300005", "/latest/meta-data/ami-id"];
+        let explained = Command::new(BINARY)
+            .args(words)
+            .arg("--config")
+            .arg(host.config())
+            .output()
+            .unwrap();
+        let explained = String::from_utf8(explained.stdout).unwrap();
+        assert!(explained.contains("subordinate of uid 4001"), "{explained}");
+        assert!(explained.starts_with("DENY"), "{explained}");
+        // And known where nobody answers for names.
+        kill(helper(&host).unwrap(), Signal::SIGKILL).unwrap();
+        let early = User {
+            uid: 200_005,
+            ..LENT
+        };
+        assert_eq!(statuses(early), [403, 403, 403, 403]);
     });
 }

@@ -16,7 +16,7 @@ fn pair() -> (OwnedFd, OwnedFd) {
 fn names(lookup: fn(Uid) -> Account) -> Names {
     let (ours, theirs) = pair();
     std::thread::spawn(move || process::serve(&Arc::new(theirs), lookup));
-    Names::new(ours).unwrap()
+    Names::new(ours, Arc::default()).unwrap()
 }
 
 fn facts() -> AccountFacts {
@@ -89,7 +89,7 @@ async fn a_hanging_nss_is_undecidable_within_the_deadline() {
 async fn a_helper_that_is_gone_is_not_waited_for() {
     let (ours, theirs) = pair();
     drop(theirs);
-    let names = Names::new(ours).unwrap();
+    let names = Names::new(ours, Arc::default()).unwrap();
     let start = Instant::now();
     let subject = names.subject(Uid(4001)).await;
     assert_eq!(subject.account, Account::Undecidable);
@@ -99,7 +99,7 @@ async fn a_helper_that_is_gone_is_not_waited_for() {
 #[tokio::test]
 async fn what_nobody_asked_for_and_what_is_no_answer_is_not_believed() {
     let (ours, theirs) = pair();
-    let names = Names::new(ours).unwrap();
+    let names = Names::new(ours, Arc::default()).unwrap();
     let say = |bytes: &[u8]| send(theirs.as_raw_fd(), bytes, MsgFlags::empty()).unwrap();
     say(&wire::Answer::new(Uid(4002), Account::Known(facts())).to_bytes());
     say(b"{\"uid\":4001,\"account\":{\"user\":\"root\"}}");

@@ -17,6 +17,9 @@ pub(super) const ANSWER_MAX: usize = 256 * 1024;
 pub(super) struct Answer {
     pub(super) uid: Uid,
     account: Option<Facts>,
+    /// Who was lent a uid without account.
+    #[serde(default)]
+    owner: Option<Uid>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -28,6 +31,10 @@ struct Facts {
 
 impl Answer {
     pub(super) fn new(uid: Uid, account: Account) -> Self {
+        let owner = match account {
+            Account::Subordinate { owner } => Some(owner),
+            Account::Known(_) | Account::Undecidable => None,
+        };
         let account = match account {
             Account::Known(facts) => Some(Facts {
                 user: facts.user,
@@ -38,14 +45,18 @@ impl Answer {
                     .map(|group| (group.gid, group.name))
                     .collect(),
             }),
-            Account::Undecidable => None,
+            Account::Undecidable | Account::Subordinate { .. } => None,
         };
-        Self { uid, account }
+        Self {
+            uid,
+            account,
+            owner,
+        }
     }
 
     pub(super) fn account(self) -> Account {
-        match self.account {
-            Some(facts) => Account::Known(AccountFacts {
+        match (self.account, self.owner) {
+            (Some(facts), _) => Account::Known(AccountFacts {
                 user: facts.user,
                 gid: facts.gid,
                 groups: facts
@@ -54,7 +65,8 @@ impl Answer {
                     .map(|(gid, name)| Group { gid, name })
                     .collect(),
             }),
-            None => Account::Undecidable,
+            (None, Some(owner)) => Account::Subordinate { owner },
+            (None, None) => Account::Undecidable,
         }
     }
 

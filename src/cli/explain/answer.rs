@@ -144,7 +144,7 @@ impl Answer {
     pub(super) fn json(&self, asked: &Asked, mode: Mode, policy: &Policy) -> serde_json::Value {
         let facts = match &asked.subject.account {
             Account::Known(facts) => Some(facts),
-            Account::Undecidable => None,
+            Account::Undecidable | Account::Subordinate { .. } => None,
         };
         let groups = facts.map(|facts| {
             let name = |group: &crate::policy::Group| match &group.name {
@@ -273,6 +273,7 @@ pub(super) fn headline(allowed: bool, asked: &Asked, path: &str) -> String {
     let caller = match &asked.subject.account {
         Account::Known(facts) => format!("{} (uid {uid})", facts.user),
         Account::Undecidable => format!("uid {uid} (account unknown)"),
+        Account::Subordinate { owner } => format!("uid {uid} (subordinate of uid {owner})"),
     };
     let token = if asked.v1 { " without token" } else { "" };
     let mark = if allowed { "ALLOW  " } else { "DENY  " };

@@ -293,3 +293,76 @@ fn a_trace_names_the_first_condition_that_failed() {
     ))[1];
     assert_eq!((step.rule.as_str(), step.place.as_str()), ("w", "0.toml:7"));
 }
+
+#[test]
+fn a_lent_uid_is_kept_out_with_its_owner_and_not_let_in_with_it() {
+    let policy = policy(
+        &[
+            rule("one", "deny", r#"["uid:1000"]"#, r#"["/a"]"#, ""),
+            rule("range", "deny", r#"["uid:1000-1999"]"#, r#"["/b"]"#, ""),
+            rule("hers", "allow", r#"["uid:1000"]"#, r#"["/c"]"#, ""),
+            rule(
+                "others",
+                "allow",
+                r#"["any"]"#,
+                r#"["/d"]"#,
+                r#"except = ["uid:1000"]"#,
+            ),
+            rule(
+                "not hers",
+                "deny",
+                r#"["any"]"#,
+                r#"["/e"]"#,
+                r#"except = ["uid:1000"]"#,
+            ),
+            rule("lent", "allow", r#"["uid:300000"]"#, r#"["/c"]"#, ""),
+            rule("any", "allow", r#"["any"]"#, r#"["/a", "/b", "/e"]"#, ""),
+        ]
+        .concat(),
+    );
+    let lent = |uid| Subject {
+        uid: Uid(uid),
+        account: Account::Subordinate { owner: Uid(1000) },
+    };
+    for (who, path, expected) in [
+        (lent(300_001), "/latest/a", "deny one"),
+        (lent(300_001), "/latest/b", "deny range"),
+        (lent(300_001), "/latest/c", "deny default"),
+        (lent(300_000), "/latest/c", "allow lent"),
+        (lent(300_001), "/latest/d", "deny default"),
+        (lent(300_001), "/latest/e", "deny not hers"),
+        (unknown(300_001), "/latest/a", "allow any"),
+        (unknown(300_001), "/latest/d", "allow others"),
+    ] {
+        assert_eq!(said(&policy, &who, path), expected, "{who:?} {path}");
+    }
+}
+
+#[test]
+fn a_denial_that_may_hold_in_observe_is_one_of_that_path_and_method() {
+    let policy = policy(
+        &[
+            rule(
+                "kept",
+                "deny",
+                r#"["user:mallory"]"#,
+                r#"["/a"]"#,
+                "methods = [\"GET\"]\nenforce = true",
+            ),
+            rule("plain", "deny", r#"["any"]"#, r#"["/b"]"#, ""),
+            rule("let in", "allow", r#"["any"]"#, r#"["/**"]"#, ""),
+        ]
+        .concat(),
+    );
+    let alice = known(1000, "alice", &[]);
+    for (method, target, expected) in [
+        (ReadMethod::Get, "/latest/a", true),
+        (ReadMethod::Head, "/latest/a", false),
+        (ReadMethod::Get, "/latest/b", false),
+        (ReadMethod::Get, "/latest/c", false),
+    ] {
+        let path = path(target);
+        let query = Query::new(&alice, method, &path);
+        assert_eq!(policy.may_enforce(&query), expected, "{method:?} {target}");
+    }
+}
