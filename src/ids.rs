@@ -13,6 +13,15 @@ use serde::{Deserialize, Serialize};
 #[serde(transparent)]
 pub struct Uid(pub u32);
 
+/// Who was lent a subordinate uid (subuid(5)); ranges may overlap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Borrower {
+    /// The user of this uid.
+    Uid(Uid),
+    /// Somebody whose uid is not known: it may be any.
+    Unknown,
+}
+
 /// A group id as NSS gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

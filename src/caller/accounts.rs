@@ -22,9 +22,9 @@ pub fn lookup(uid: Uid) -> Account {
 
 /// What there is to say of a uid of which NSS says nothing.
 pub(super) fn without_name(uid: Uid, owners: &Owners) -> Account {
-    match owners.owner(uid) {
-        owner if owner != uid => Account::Subordinate { owner },
-        _ => Account::Undecidable,
+    match owners.borrowers(uid) {
+        borrowers if borrowers.is_empty() => Account::Undecidable,
+        borrowers => Account::Subordinate(borrowers),
     }
 }
 

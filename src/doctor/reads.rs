@@ -60,7 +60,7 @@ pub(super) fn as_users(
             };
             let (name, gid) = match &subject.account {
                 Account::Known(facts) => (facts.user.clone(), facts.gid),
-                Account::Undecidable | Account::Subordinate { .. } => {
+                Account::Undecidable | Account::Subordinate(_) => {
                     (format!("uid {uid}"), Gid(uid.0))
                 }
             };

@@ -10,11 +10,12 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
-use crate::ids::Uid;
+use crate::ids::{Borrower, Uid};
 use crate::sorted;
 
 /// Of the larger of the two files, in bytes; what is behind that is ignored.
-const FILE_MAX: u64 = 1024 * 1024;
+/// Lines are some 25 bytes long.
+const FILE_MAX: u64 = 16 * 1024 * 1024;
 
 /// Ranges of subordinate uids and whose they are.
 #[derive(Debug, Default)]
@@ -27,7 +28,9 @@ pub struct Owners {
 struct Range {
     first: u32,
     last: u32,
+    /// Whose share it is.
     owner: Uid,
+    borrower: Option<Borrower>,
 }
 
 impl Owners {
@@ -48,11 +51,21 @@ impl Owners {
                 let (login, first, last) = range(line)?;
                 let known = login.parse().ok().map(Uid);
                 let owner = known.or_else(|| accounts.get(login).copied());
+                let borrower = match owner {
+                    Some(Uid::ROOT) => None,
+                    Some(owner) => Some(Borrower::Uid(owner)),
+                    None => Some(Borrower::Unknown),
+                };
                 // Root's subordinates are no more than anybody's.
                 let owner = owner
                     .filter(|owner| *owner != Uid::ROOT)
                     .unwrap_or_else(|| *strangers.entry(login).or_insert(Uid(first)));
-                Some(Range { first, last, owner })
+                Some(Range {
+                    first,
+                    last,
+                    owner,
+                    borrower,
+                })
             })
             .collect();
         sorted::by_key(&mut ranges, |range| range.first);
@@ -67,6 +80,16 @@ impl Owners {
             .and_then(|at| self.ranges.get(at))
             .filter(|range| uid.0 <= range.last)
             .map_or(uid, |range| range.owner)
+    }
+}
+
+impl Owners {
+    /// Everybody but root who was lent `uid`.
+    pub fn borrowers(&self, uid: Uid) -> Vec<Borrower> {
+        let of_it = (self.ranges.iter())
+            .filter(|range| range.first <= uid.0 && uid.0 <= range.last)
+            .filter_map(|range| range.borrower);
+        of_it.filter(|it| *it != Borrower::Uid(uid)).collect()
     }
 }
 
@@ -85,14 +108,26 @@ fn account(line: &str) -> Option<(&str, Uid)> {
     Some((login, Uid(fields.nth(1)?.parse().ok()?)))
 }
 
+/// As newuidmap(1) reads it: strtoul(3), base 0.
+fn number(text: &str) -> Option<u64> {
+    let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => (digits, 16),
+        None if text.len() > 1 && text.starts_with('0') => (text, 8),
+        None => (text, 10),
+    };
+    u64::from_str_radix(digits, radix).ok()
+}
+
 /// `login:first:count`; uid 0 is never subordinate.
 fn range(line: &str) -> Option<(&str, u32, u32)> {
     let mut fields = line.trim().split(':');
     let login = fields.next().filter(|login| !login.is_empty())?;
-    let first: u32 = fields.next()?.parse().ok()?;
-    let count: u32 = fields.next()?.parse().ok()?;
-    let last = first.checked_add(count.checked_sub(1)?)?;
-    (first > 0).then_some((login, first, last))
+    let first = number(fields.next()?)?;
+    let count = number(fields.next()?)?;
+    let last = first.saturating_add(count.checked_sub(1)?);
+    let last = u32::try_from(last).unwrap_or(u32::MAX);
+    let first = u32::try_from(first.max(1)).ok()?;
+    (first <= last).then_some((login, first, last))
 }
 
 #[cfg(test)]
@@ -130,15 +165,32 @@ mod tests {
 
     #[test]
     fn lines_that_are_no_range_are_passed_over() {
-        let text = "\n# no\nalice\nalice:0:10\nalice:5:0\nalice:4294967295:2\nalice:x:1\n";
+        let text = "\n# no\nalice\nalice:5:0\nalice:4294967296:2\nalice:x:1\n:5:1\n";
         let owners = Owners::parse(text, PASSWD);
         assert!(owners.ranges.is_empty());
+    }
+
+    #[test]
+    fn all_who_were_lent_a_uid_count_however_their_lines_are_written() {
+        let text = "alice:100000:65536\nroot:100000:65536\nldap:100010:5\n4002:0x186a0:20\n\
+                    4003:0303240:30\n4004:4000000000:4294967295\nroot:7:2\n4001:4001:1\n";
+        let owners = Owners::parse(text, PASSWD);
+        let (alice, of) = (Borrower::Uid(Uid(4001)), |uid| owners.borrowers(Uid(uid)));
+        assert_eq!(of(100_100), [alice]);
+        let numbered = |uid| Borrower::Uid(Uid(uid));
+        for one in [alice, Borrower::Unknown, numbered(4002), numbered(4003)] {
+            assert!(of(100_010).contains(&one), "{one:?}");
+        }
+        assert_eq!(of(100_019).len(), 3);
+        assert_eq!(of(u32::MAX - 1), [numbered(4004)]);
+        assert_eq!((of(7), of(4001), of(99_999)), (vec![], vec![], vec![]));
     }
 
     proptest! {
         #[test]
         fn total_on_any_text(subuid in ".{0,200}", passwd in ".{0,200}", uid: u32) {
-            let _ = Owners::parse(&subuid, &passwd).owner(Uid(uid));
+            let owners = Owners::parse(&subuid, &passwd);
+            let _ = (owners.owner(Uid(uid)), owners.borrowers(Uid(uid)));
         }
     }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 
 use super::{Account, Origin, Query};
 use crate::diagnose::Place;
-use crate::ids::{Gid, Uid};
+use crate::ids::{Borrower, Gid, Uid};
 
 /// What has to be found out of a caller: by NSS, by the caller's cgroup, or by
 /// the witness.
@@ -106,7 +106,7 @@ pub(super) enum Truth {
 pub(super) struct Asker<'q> {
     pub(super) uid: Uid,
     /// Who was lent that uid.
-    pub(super) owner: Option<Uid>,
+    pub(super) owners: &'q [Borrower],
     pub(super) origin: &'q Origin,
     pub(super) holds: Holdings,
     /// Of what is not known.
@@ -124,7 +124,7 @@ pub(super) enum Holdings {
 impl<'q> Asker<'q> {
     pub(super) fn new(query: &Query<'q>, names: &Names) -> Self {
         let holds = match &query.subject.account {
-            Account::Undecidable | Account::Subordinate { .. } => Holdings::Undecidable,
+            Account::Undecidable | Account::Subordinate(_) => Holdings::Undecidable,
             Account::Known(facts) => {
                 let user = names.users.get(&facts.user);
                 let gid = names.gids.get(&facts.gid);
@@ -139,13 +139,13 @@ impl<'q> Asker<'q> {
                 Holdings::Known(held)
             }
         };
-        let owner = match query.subject.account {
-            Account::Subordinate { owner } => Some(owner),
-            Account::Known(_) | Account::Undecidable => None,
+        let owners: &[Borrower] = match &query.subject.account {
+            Account::Subordinate(owners) => owners,
+            Account::Known(_) | Account::Undecidable => &[],
         };
         Self {
             uid: query.subject.uid,
-            owner,
+            owners,
             origin: query.origin,
             holds,
             assumed: Assumed::default(),

@@ -295,7 +295,7 @@ impl LoggedIn {
             (Self::Uids(range), Login::As(subject)) => truth(range.contains(&subject.uid.0)),
             (Self::User(user), Login::As(subject)) => match &subject.account {
                 Account::Known(facts) => truth(facts.user == *user),
-                Account::Undecidable | Account::Subordinate { .. } => Truth::Unknown,
+                Account::Undecidable | Account::Subordinate(_) => Truth::Unknown,
             },
         }
     }

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use super::names::{Asker, Name, NameId, Names, Truth};
 use crate::diagnose::{Place, did_you_mean};
-use crate::ids::{Gid, Uid};
+use crate::ids::{Borrower, Gid, Uid};
 
 /// The kernel's "no such id", -1: never that of a process.
 pub(super) const NO_ID: u32 = u32::MAX;
@@ -77,15 +77,21 @@ impl Principal {
         Ok(Self::Name(names.intern(name, place)))
     }
 
-    /// Whether it covers that uid as such.
-    pub(super) fn covers_uid(&self, uid: Uid) -> bool {
-        matches!(self, Self::Uids(range) if range.contains(&uid.0))
+    /// Whether it speaks, by number, of one of these, as far as anybody knows.
+    pub(super) fn may_cover(&self, owners: &[Borrower]) -> bool {
+        let Self::Uids(range) = self else {
+            return false;
+        };
+        owners.iter().any(|owner| match owner {
+            Borrower::Uid(uid) => range.contains(&uid.0),
+            Borrower::Unknown => true,
+        })
     }
 
     pub(super) fn covers(&self, asker: &Asker, names: &Names) -> Truth {
         let holds = match self {
             Self::Any => true,
-            Self::Uids(_) => self.covers_uid(asker.uid),
+            Self::Uids(range) => range.contains(&asker.uid.0),
             Self::Name(id) => return asker.holds(*id, names),
         };
         if holds { Truth::Yes } else { Truth::No }

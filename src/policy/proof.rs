@@ -161,7 +161,7 @@ impl Case {
     pub fn request(&self) -> String {
         let caller = match &self.subject.account {
             Account::Known(facts) => format!("{} (uid {})", facts.user, self.subject.uid),
-            Account::Undecidable | Account::Subordinate { .. } => {
+            Account::Undecidable | Account::Subordinate(_) => {
                 format!("uid {} without names", self.subject.uid)
             }
         };

@@ -8,7 +8,7 @@ use super::principal::Principal;
 use super::sets::PathSet;
 use super::{Action, Query};
 use crate::diagnose::Place;
-use crate::ids::Uid;
+use crate::ids::Borrower;
 use crate::provider::Class;
 use crate::request::ReadMethod;
 
@@ -73,11 +73,12 @@ impl Rule {
             return Status::OtherMethod;
         }
         // Whom a uid was lent to keeps it out, and never lets it in.
-        let (owner, owner_excepted) = match self.action {
-            Action::Deny => (asker.owner, None),
-            Action::Allow => (None, asker.owner),
+        let nobody: &[Borrower] = &[];
+        let (owners, excepted) = match self.action {
+            Action::Deny => (asker.owners, nobody),
+            Action::Allow => (nobody, asker.owners),
         };
-        let who = any_covers(&self.who, asker, owner, names);
+        let who = any_covers(&self.who, asker, owners, names);
         if who == Covered::No {
             return Status::OtherCaller;
         }
@@ -88,7 +89,7 @@ impl Rule {
         if !matches!(narrow, Status::Decides | Status::Undecidable(_)) {
             return narrow;
         }
-        let except = any_covers(&self.except, asker, owner_excepted, names);
+        let except = any_covers(&self.except, asker, excepted, names);
         match (who, except) {
             (_, Covered::By(principal)) => Status::Excepted(principal),
             (Covered::Undecidable(name), _) | (_, Covered::Undecidable(name)) => {
@@ -106,17 +107,17 @@ enum Covered<'r> {
     Undecidable(NameId),
 }
 
-/// One certain match, of the asker or of `owner`, outweighs any number of
+/// One certain match, or one of `owners`, outweighs any number of
 /// unknown ones.
 fn any_covers<'r>(
     principals: &'r [Principal],
     asker: &Asker,
-    owner: Option<Uid>,
+    owners: &[Borrower],
     names: &Names,
 ) -> Covered<'r> {
     let mut unknown = Covered::No;
     for principal in principals {
-        if owner.is_some_and(|owner| principal.covers_uid(owner)) {
+        if principal.may_cover(owners) {
             return Covered::By(principal);
         }
         match (principal.covers(asker, names), principal) {

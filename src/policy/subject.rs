@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::ids::{Gid, Uid};
+use crate::ids::{Borrower, Gid, Uid};
 use crate::request::{CanonicalPath, ReadMethod};
 
 /// A request as the rules see it.
@@ -50,10 +50,7 @@ pub enum Account {
     Undecidable,
     /// The same of a uid that was lent to another one (subuid(5)): what keeps
     /// that one out keeps this one out, and what lets that one in does not.
-    Subordinate {
-        /// Of whom.
-        owner: Uid,
-    },
+    Subordinate(Vec<Borrower>),
 }
 
 /// An account and all its groups.

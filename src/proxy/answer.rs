@@ -103,7 +103,7 @@ pub(super) fn denied(caller: &Caller, path: &str, id: &str) -> Reply {
     let uid = caller.uid();
     let who = match &caller.subject().account {
         Account::Known(facts) => format!("{} (uid {uid})", facts.user),
-        Account::Undecidable | Account::Subordinate { .. } => format!("uid {uid}"),
+        Account::Undecidable | Account::Subordinate(_) => format!("uid {uid}"),
     };
     let message =
         format!("imdsfw: {who} may not read {path}; ask the administrator of this host, id {id}");

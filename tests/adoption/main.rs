@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, umount2};
 
-use common::host::{BINARY, Host, Running, Setup, wait_for};
+use common::host::{BINARY, Host, Running, Setup, copy_program, wait_for};
 use common::http::{V4, get, token};
 use common::login::Runtime;
 use common::net::in_network;
@@ -338,7 +338,7 @@ fn only_root_takes_steps() {
     for words in ["enable", "confirm", "enforce", "disable"] {
         let copy = tempfile::tempdir_in("/tmp").unwrap();
         let binary = copy.path().join("imdsfw");
-        fs::copy(BINARY, &binary).unwrap();
+        copy_program(BINARY, &binary);
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(copy.path(), open).unwrap();
         let output = Command::new(&binary)

@@ -302,7 +302,7 @@ impl<'a> Host<'a> {
         // Where that user can execute it.
         let copy = self.path("imdsfw");
         if !copy.exists() {
-            fs::copy(BINARY, &copy).unwrap();
+            copy_program(BINARY, &copy);
         }
         let [watcher, witness, control] = self.held.get_or_init(|| {
             [
@@ -520,6 +520,15 @@ pub(crate) fn refused(mut command: Command) -> String {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
     said
+}
+
+/// Puts a program where it can be run from. By a process of its own: while this
+/// one has it open, so has whatever another thread forks, and a program that is
+/// open to be written cannot be run (ETXTBSY, execve(2)).
+pub(crate) fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    let mut cp = Command::new("cp");
+    let copied = cp.arg(from.as_ref()).arg(to.as_ref()).status().unwrap();
+    assert!(copied.success());
 }
 
 /// Polls for what another process is about to do.

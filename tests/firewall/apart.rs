@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::activation::Holder;
-use crate::common::host::{Host, Running, Setup, listening_at, wait_for};
+use crate::common::host::{Host, Running, Setup, copy_program, listening_at, wait_for};
 use crate::common::http::{V4, get, token};
 use crate::common::net::{Net, in_network};
 use crate::common::shown::shown;
@@ -201,7 +201,7 @@ fn who_is_not_the_witness_is_not_believed() {
             };
             // What she wants it for: a program of root's that she runs.
             let program = host.path("curl");
-            fs::copy("/usr/bin/curl", &program).unwrap();
+            copy_program("/usr/bin/curl", &program);
             fs::set_permissions(&program, Permissions::from_mode(0o4755)).unwrap();
             let curl = Command::new(&program)
                 .args(["-s", "-w", " %{http_code}", "-H"])

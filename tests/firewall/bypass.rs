@@ -10,7 +10,7 @@ use imdsfw::config::{BACKENDS, Backend};
 use nix::mount::{MsFlags, mount};
 use serde_json::Value;
 
-use crate::common::host::{BINARY, Host, Setup, wait_for};
+use crate::common::host::{BINARY, Host, Setup, copy_program, wait_for};
 use crate::common::http::{V4, get, token};
 use crate::common::iptables;
 use crate::common::net::in_network;
@@ -236,7 +236,7 @@ fn asked_to_end_early_its_keeper_puts_the_rules_back_first() {
         assert_eq!(ruleset(), before);
         // Nobody but root, and not where there is nothing to take out.
         let copy = host.path("imdsfw-copy");
-        fs::copy(BINARY, &copy).unwrap();
+        copy_program(BINARY, &copy);
         let words = ["bypass", "on", "--hard", "--for", "1h", "--reason", "x"];
         let refused = Command::new(copy)
             .args(words)

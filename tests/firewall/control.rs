@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 
-use crate::common::host::{BINARY, Host, Running, Setup, wait_for};
+use crate::common::host::{BINARY, Host, Running, Setup, copy_program, wait_for};
 use crate::common::http::{V4, get, token};
 use crate::common::net::in_network;
 use crate::common::user::{ALICE, BOB, CWAGENT, ROOT, User};
@@ -163,7 +163,7 @@ fn a_user_may_ask_for_their_own_verdict_where_the_config_says_so_and_nothing_els
             ],
         );
         let copy = host.path("imdsfw-copy");
-        fs::copy(BINARY, &copy).unwrap();
+        copy_program(BINARY, &copy);
         let mut explain = Command::new(copy);
         explain.args(["explain", "--live", "--json", CREDENTIALS, "--config"]);
         explain.arg(host.config()).uid(ALICE.uid).gid(ALICE.gid);

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
 
-use crate::common::host::{Host, Setup};
+use crate::common::host::{Host, Setup, copy_program};
 use crate::common::net::in_network;
 use crate::common::shown::shown;
 use crate::common::user::{ALICE, DAEMON};
@@ -37,7 +37,7 @@ fn a_program_that_is_setuid_to_the_daemons_account_is_found() {
         let (none, tmpfs) = (None::<&str>, Some("tmpfs"));
         let folder = Path::new(PROGRAM).parent().unwrap();
         mount(tmpfs, folder, tmpfs, MsFlags::empty(), none).unwrap();
-        fs::copy("/usr/bin/curl", PROGRAM).unwrap();
+        copy_program("/usr/bin/curl", PROGRAM);
         chown(PROGRAM, Some(DAEMON.uid), None).unwrap();
         fs::set_permissions(PROGRAM, Permissions::from_mode(0o4755)).unwrap();
 

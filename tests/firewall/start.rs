@@ -9,7 +9,7 @@ use std::process::Command;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use crate::common::host::{BINARY, Host, Setup, refused};
+use crate::common::host::{BINARY, Host, Setup, copy_program, refused};
 use crate::common::http::{V4, get, token};
 use crate::common::net::in_network;
 use crate::common::nft;
@@ -209,7 +209,7 @@ fn an_account_that_is_not_there_or_not_root_is_said_so() {
 
         // Where a user can execute it.
         let copy = host.path("imdsfw");
-        fs::copy(BINARY, &copy).unwrap();
+        copy_program(BINARY, &copy);
         let mut command = Command::new(copy);
         command.args(["run", "--config"]).arg(host.config());
         command.uid(ALICE.uid).gid(ALICE.gid);

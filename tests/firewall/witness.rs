@@ -21,7 +21,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::{Pid, gettid};
 use serde_json::Value;
 
-use crate::common::host::{BINARY, Host, Setup, wait_for};
+use crate::common::host::{BINARY, Host, Setup, copy_program, wait_for};
 use crate::common::http::{V4, connect, get, read_answer, request, token};
 use crate::common::net::in_network;
 use crate::common::user::{ALICE, DAEMON, ROOT, User};
@@ -32,7 +32,7 @@ const AMI: &str = "/latest/meta-data/ami-id";
 /// A copy of curl that runs as root whoever starts it.
 pub(crate) fn setuid_curl(host: &Host, name: &str) -> PathBuf {
     let copy = host.path(name);
-    fs::copy("/usr/bin/curl", &copy).unwrap();
+    copy_program("/usr/bin/curl", &copy);
     fs::set_permissions(&copy, Permissions::from_mode(0o4755)).unwrap();
     assert_eq!(fs::metadata(&copy).unwrap().uid(), 0);
     copy

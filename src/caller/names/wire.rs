@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Gid, Uid};
+use crate::ids::{Borrower, Gid, Uid};
 use crate::policy::{Account, AccountFacts, Group};
 
 /// A uid in the byte order of this machine.
@@ -19,7 +19,7 @@ pub(super) struct Answer {
     account: Option<Facts>,
     /// Who was lent a uid without account.
     #[serde(default)]
-    owner: Option<Uid>,
+    owners: Vec<Borrower>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -31,10 +31,7 @@ struct Facts {
 
 impl Answer {
     pub(super) fn new(uid: Uid, account: Account) -> Self {
-        let owner = match account {
-            Account::Subordinate { owner } => Some(owner),
-            Account::Known(_) | Account::Undecidable => None,
-        };
+        let mut owners = Vec::new();
         let account = match account {
             Account::Known(facts) => Some(Facts {
                 user: facts.user,
@@ -45,18 +42,22 @@ impl Answer {
                     .map(|group| (group.gid, group.name))
                     .collect(),
             }),
-            Account::Undecidable | Account::Subordinate { .. } => None,
+            Account::Undecidable => None,
+            Account::Subordinate(borrowers) => {
+                owners = borrowers;
+                None
+            }
         };
         Self {
             uid,
             account,
-            owner,
+            owners,
         }
     }
 
     pub(super) fn account(self) -> Account {
-        match (self.account, self.owner) {
-            (Some(facts), _) => Account::Known(AccountFacts {
+        match self.account {
+            Some(facts) => Account::Known(AccountFacts {
                 user: facts.user,
                 gid: facts.gid,
                 groups: facts
@@ -65,8 +66,8 @@ impl Answer {
                     .map(|(gid, name)| Group { gid, name })
                     .collect(),
             }),
-            (None, Some(owner)) => Account::Subordinate { owner },
-            (None, None) => Account::Undecidable,
+            None if self.owners.is_empty() => Account::Undecidable,
+            None => Account::Subordinate(self.owners),
         }
     }
 

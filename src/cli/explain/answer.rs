@@ -9,6 +9,7 @@ use crate::audit::{Decision, Reason};
 use crate::authorize::{TokenState, judge};
 use crate::cli::paragraph;
 use crate::config::{Action, Mode};
+use crate::ids::Borrower;
 use crate::policy::{Account, Policy, Query, Step, Verdict, Why};
 use crate::provider::Provider;
 use crate::request::{CanonicalPath, ReadMethod, TOKEN_PATH};
@@ -144,7 +145,7 @@ impl Answer {
     pub(super) fn json(&self, asked: &Asked, mode: Mode, policy: &Policy) -> serde_json::Value {
         let facts = match &asked.subject.account {
             Account::Known(facts) => Some(facts),
-            Account::Undecidable | Account::Subordinate { .. } => None,
+            Account::Undecidable | Account::Subordinate(_) => None,
         };
         let groups = facts.map(|facts| {
             let name = |group: &crate::policy::Group| match &group.name {
@@ -273,7 +274,10 @@ pub(super) fn headline(allowed: bool, asked: &Asked, path: &str) -> String {
     let caller = match &asked.subject.account {
         Account::Known(facts) => format!("{} (uid {uid})", facts.user),
         Account::Undecidable => format!("uid {uid} (account unknown)"),
-        Account::Subordinate { owner } => format!("uid {uid} (subordinate of uid {owner})"),
+        Account::Subordinate(owners) => match owners.as_slice() {
+            [Borrower::Uid(owner)] => format!("uid {uid} (subordinate of uid {owner})"),
+            _ => format!("uid {uid} (a subordinate uid)"),
+        },
     };
     let token = if asked.v1 { " without token" } else { "" };
     let mark = if allowed { "ALLOW  " } else { "DENY  " };

@@ -1,4 +1,5 @@
 use super::*;
+use crate::ids::Borrower;
 
 #[test]
 fn the_first_match_wins_and_except_takes_out() {
@@ -320,10 +321,18 @@ fn a_lent_uid_is_kept_out_with_its_owner_and_not_let_in_with_it() {
         ]
         .concat(),
     );
-    let lent = |uid| Subject {
+    let lent_to = |uid, borrowers| Subject {
         uid: Uid(uid),
-        account: Account::Subordinate { owner: Uid(1000) },
+        account: Account::Subordinate(borrowers),
     };
+    let lent = |uid| {
+        lent_to(
+            uid,
+            vec![Borrower::Uid(Uid(5000)), Borrower::Uid(Uid(1000))],
+        )
+    };
+    let other = || lent_to(300_001, vec![Borrower::Uid(Uid(5000))]);
+    let anybody = || lent_to(300_001, vec![Borrower::Unknown]);
     for (who, path, expected) in [
         (lent(300_001), "/latest/a", "deny one"),
         (lent(300_001), "/latest/b", "deny range"),
@@ -331,6 +340,11 @@ fn a_lent_uid_is_kept_out_with_its_owner_and_not_let_in_with_it() {
         (lent(300_000), "/latest/c", "allow lent"),
         (lent(300_001), "/latest/d", "deny default"),
         (lent(300_001), "/latest/e", "deny not hers"),
+        (other(), "/latest/a", "allow any"),
+        (other(), "/latest/d", "allow others"),
+        (anybody(), "/latest/a", "deny one"),
+        (anybody(), "/latest/c", "deny default"),
+        (anybody(), "/latest/d", "deny default"),
         (unknown(300_001), "/latest/a", "allow any"),
         (unknown(300_001), "/latest/d", "allow others"),
     ] {
