@@ -20,6 +20,7 @@ use crate::diagnose::{Diagnostics, Source};
 use crate::ids::Uid;
 use crate::policy::{Policy, Query, Verdict};
 use crate::provider::{Class, Provider};
+use crate::request::{CanonicalPath, ReadMethod};
 use crate::token::{Moment, TokenKey};
 use crate::utc;
 
@@ -163,8 +164,8 @@ impl Orders {
     }
 
     /// Whether a rule could deny such a request, to whomever, also in observe.
-    pub fn may_enforce(&self, query: &Query<'_>) -> bool {
-        self.policy.may_enforce(query)
+    pub fn may_enforce(&self, method: ReadMethod, path: &CanonicalPath) -> bool {
+        self.policy.may_enforce(method, path)
     }
 
     /// Whether the token gate refuses such a read, whatever the rules say.

@@ -10,7 +10,7 @@ use crate::authorize::{Outcome, TokenState, judge};
 use crate::caller::accounts;
 use crate::config::{Config, Mode};
 use crate::ids::{Gid, MetadataAddr, Uid};
-use crate::policy::{Account, Policy, Query, Subject, Unknown};
+use crate::policy::{Policy, Query, Subject, Unknown};
 use crate::request::{CanonicalPath, ReadMethod};
 
 /// Tried in this order for one that is allowed and one that is not. The role
@@ -58,11 +58,9 @@ pub(super) fn as_users(
                 uid: *uid,
                 account: accounts::lookup(*uid),
             };
-            let (name, gid) = match &subject.account {
-                Account::Known(facts) => (facts.user.clone(), facts.gid),
-                Account::Undecidable | Account::Subordinate(_) => {
-                    (format!("uid {uid}"), Gid(uid.0))
-                }
+            let (name, gid) = match subject.account.facts() {
+                Some(facts) => (facts.user.clone(), facts.gid),
+                None => (format!("uid {uid}"), Gid(uid.0)),
             };
             let reader = Reader {
                 subject: &subject,

@@ -81,9 +81,7 @@ impl Owners {
             .filter(|range| uid.0 <= range.last)
             .map_or(uid, |range| range.owner)
     }
-}
 
-impl Owners {
     /// Everybody but root who was lent `uid`.
     pub fn borrowers(&self, uid: Uid) -> Vec<Borrower> {
         let of_it = (self.ranges.iter())

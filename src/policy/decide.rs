@@ -4,7 +4,8 @@
 use super::index::Candidates;
 use super::names::{Asker, Holdings, Name, NameId, Names};
 use super::rule::{JudgedPath, Rule, Status};
-use super::{Account, Action, DenyCause, Login, Obscured, Policy, Query, Unknown, Verdict};
+use super::{Action, DenyCause, Login, Obscured, Policy, Query, Unknown, Verdict};
+use crate::request::{CanonicalPath, ReadMethod};
 
 /// How many principals are held against a caller of unknown names before the
 /// verdict is given up, which denies. People's policies take some dozens, ten
@@ -30,8 +31,8 @@ impl Policy {
 
     /// Whether any rule that denies such a request, to whomever, holds also in
     /// observe.
-    pub fn may_enforce(&self, query: &Query) -> bool {
-        let path = JudgedPath::new(query);
+    pub fn may_enforce(&self, method: ReadMethod, path: &CanonicalPath) -> bool {
+        let path = JudgedPath::new(method, path);
         self.rules.iter().any(|rule| {
             rule.enforce
                 && rule.action == Action::Deny
@@ -42,7 +43,7 @@ impl Policy {
 
     pub(super) fn judge(&self, query: &Query) -> Decision<'_> {
         let asker = Asker::new(query, &self.names);
-        let path = JudgedPath::new(query);
+        let path = JudgedPath::new(query.method, query.path);
         if matches!(asker.holds, Holdings::Known(_)) {
             let mut is_known = true;
             let mut candidates = self.rules_at(self.index.candidates(&asker, &path));
@@ -139,9 +140,9 @@ impl Asker<'_> {
 
     fn login_without_names(&self) -> bool {
         let logins = self.origin.holders.iter().flatten().map(|it| &it.login);
-        logins.into_iter().any(
-            |login| matches!(login, Login::As(subject) if !matches!(subject.account, Account::Known(_))),
-        )
+        logins
+            .into_iter()
+            .any(|login| matches!(login, Login::As(subject) if subject.account.facts().is_none()))
     }
 }
 

@@ -106,7 +106,7 @@ pub(super) enum Truth {
 pub(super) struct Asker<'q> {
     pub(super) uid: Uid,
     /// Who was lent that uid.
-    pub(super) owners: &'q [Borrower],
+    pub(super) borrowers: &'q [Borrower],
     pub(super) origin: &'q Origin,
     pub(super) holds: Holdings,
     /// Of what is not known.
@@ -139,13 +139,13 @@ impl<'q> Asker<'q> {
                 Holdings::Known(held)
             }
         };
-        let owners: &[Borrower] = match &query.subject.account {
-            Account::Subordinate(owners) => owners,
+        let borrowers: &[Borrower] = match &query.subject.account {
+            Account::Subordinate(borrowers) => borrowers,
             Account::Known(_) | Account::Undecidable => &[],
         };
         Self {
             uid: query.subject.uid,
-            owners,
+            borrowers,
             origin: query.origin,
             holds,
             assumed: Assumed::default(),

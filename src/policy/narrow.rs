@@ -13,7 +13,7 @@ use super::names::{Asker, Name, NameId, Names, Truth};
 use super::pattern::Pattern;
 use super::principal::{NO_ID, Principal, PrincipalError};
 use super::rule::Status;
-use super::{Account, Login, Program, Unit};
+use super::{Login, Program, Unit};
 use crate::diagnose::Place;
 use crate::request::ReadMethod;
 
@@ -293,9 +293,9 @@ impl LoggedIn {
             (Self::None, Login::Nobody) => Truth::Yes,
             (Self::None, Login::As(_)) | (_, Login::Nobody) => Truth::No,
             (Self::Uids(range), Login::As(subject)) => truth(range.contains(&subject.uid.0)),
-            (Self::User(user), Login::As(subject)) => match &subject.account {
-                Account::Known(facts) => truth(facts.user == *user),
-                Account::Undecidable | Account::Subordinate(_) => Truth::Unknown,
+            (Self::User(user), Login::As(subject)) => match subject.account.facts() {
+                Some(facts) => truth(facts.user == *user),
+                None => Truth::Unknown,
             },
         }
     }

@@ -78,11 +78,11 @@ impl Principal {
     }
 
     /// Whether it speaks, by number, of one of these, as far as anybody knows.
-    pub(super) fn may_cover(&self, owners: &[Borrower]) -> bool {
+    pub(super) fn may_cover(&self, borrowers: &[Borrower]) -> bool {
         let Self::Uids(range) = self else {
             return false;
         };
-        owners.iter().any(|owner| match owner {
+        borrowers.iter().any(|owner| match owner {
             Borrower::Uid(uid) => range.contains(&uid.0),
             Borrower::Unknown => true,
         })

@@ -159,11 +159,9 @@ impl Case {
 
     /// The request in words, such as `bob (uid 1000) GET /latest/user-data`.
     pub fn request(&self) -> String {
-        let caller = match &self.subject.account {
-            Account::Known(facts) => format!("{} (uid {})", facts.user, self.subject.uid),
-            Account::Undecidable | Account::Subordinate(_) => {
-                format!("uid {} without names", self.subject.uid)
-            }
+        let caller = match self.subject.account.facts() {
+            Some(facts) => format!("{} (uid {})", facts.user, self.subject.uid),
+            None => format!("uid {} without names", self.subject.uid),
         };
         let method = self.method.as_str();
         let token = if self.v1 { " without token" } else { "" };

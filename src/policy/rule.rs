@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
+use super::Action;
 use super::names::{Asker, NameId, Names, Truth};
 use super::narrow::{Methods, Narrow};
 use super::principal::Principal;
 use super::sets::PathSet;
-use super::{Action, Query};
 use crate::diagnose::Place;
 use crate::ids::Borrower;
 use crate::provider::Class;
-use crate::request::ReadMethod;
+use crate::request::{CanonicalPath, ReadMethod};
 
 #[derive(Debug)]
 pub(super) struct Rule {
@@ -36,10 +36,9 @@ pub(super) struct JudgedPath<'p> {
 }
 
 impl<'p> JudgedPath<'p> {
-    pub(super) fn new(query: &Query<'p>) -> Self {
-        let path = query.path;
+    pub(super) fn new(method: ReadMethod, path: &'p CanonicalPath) -> Self {
         Self {
-            method: query.method,
+            method,
             class: path.class(),
             resource: path.resource(),
             segments: path.segments().collect(),
@@ -74,11 +73,11 @@ impl Rule {
         }
         // Whom a uid was lent to keeps it out, and never lets it in.
         let nobody: &[Borrower] = &[];
-        let (owners, excepted) = match self.action {
-            Action::Deny => (asker.owners, nobody),
-            Action::Allow => (nobody, asker.owners),
+        let (borrowers, excepted) = match self.action {
+            Action::Deny => (asker.borrowers, nobody),
+            Action::Allow => (nobody, asker.borrowers),
         };
-        let who = any_covers(&self.who, asker, owners, names);
+        let who = any_covers(&self.who, asker, borrowers, names);
         if who == Covered::No {
             return Status::OtherCaller;
         }
@@ -107,17 +106,17 @@ enum Covered<'r> {
     Undecidable(NameId),
 }
 
-/// One certain match, or one of `owners`, outweighs any number of
+/// One certain match, or one of `borrowers`, outweighs any number of
 /// unknown ones.
 fn any_covers<'r>(
     principals: &'r [Principal],
     asker: &Asker,
-    owners: &[Borrower],
+    borrowers: &[Borrower],
     names: &Names,
 ) -> Covered<'r> {
     let mut unknown = Covered::No;
     for principal in principals {
-        if principal.may_cover(owners) {
+        if principal.may_cover(borrowers) {
             return Covered::By(principal);
         }
         match (principal.covers(asker, names), principal) {

@@ -53,6 +53,16 @@ pub enum Account {
     Subordinate(Vec<Borrower>),
 }
 
+impl Account {
+    /// What NSS says, where it says anything.
+    pub fn facts(&self) -> Option<&AccountFacts> {
+        match self {
+            Self::Known(facts) => Some(facts),
+            Self::Undecidable | Self::Subordinate(_) => None,
+        }
+    }
+}
+
 /// An account and all its groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccountFacts {
@@ -106,9 +116,9 @@ impl std::fmt::Display for Origin {
             match &program.login {
                 Login::Unknown => {}
                 Login::Nobody => known.push("no loginuid".to_owned()),
-                Login::As(subject) => known.push(match &subject.account {
-                    Account::Known(facts) => format!("loginuid {}", facts.user),
-                    _ => format!("loginuid {}", subject.uid),
+                Login::As(subject) => known.push(match subject.account.facts() {
+                    Some(facts) => format!("loginuid {}", facts.user),
+                    None => format!("loginuid {}", subject.uid),
                 }),
             }
         }

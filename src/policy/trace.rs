@@ -50,7 +50,7 @@ impl Policy {
     /// that hang on them as well.
     pub fn trace(&self, query: &Query) -> Vec<Step> {
         let asker = Asker::new(query, &self.names);
-        let path = JudgedPath::new(query);
+        let path = JudgedPath::new(query.method, query.path);
         let mut steps = Vec::new();
         for rule in &self.rules {
             let status = rule.status(&asker, &path, &self.names);

@@ -13,7 +13,6 @@ use serde::Serialize;
 use crate::audit::Reason;
 use crate::authorize::Access;
 use crate::caller::Caller;
-use crate::policy::Account;
 use crate::request::{HttpVersion, Malformed, Persistence, Rejection, Ttl};
 use crate::token::MintedToken;
 use crate::upstream::{Answer, TTL};
@@ -101,9 +100,9 @@ pub(super) fn unauthorized() -> Reply {
 /// 403 with words for the user and an id for the admin.
 pub(super) fn denied(caller: &Caller, path: &str, id: &str) -> Reply {
     let uid = caller.uid();
-    let who = match &caller.subject().account {
-        Account::Known(facts) => format!("{} (uid {uid})", facts.user),
-        Account::Undecidable | Account::Subordinate(_) => format!("uid {uid}"),
+    let who = match caller.subject().account.facts() {
+        Some(facts) => format!("{} (uid {uid})", facts.user),
+        None => format!("uid {uid}"),
     };
     let message =
         format!("imdsfw: {who} may not read {path}; ask the administrator of this host, id {id}");

@@ -12,7 +12,6 @@ use tokio::task::JoinHandle;
 
 use super::Proxy;
 use super::forward::Passing;
-use super::pipeline::query;
 use crate::audit::{Ending, Pending};
 use crate::authorize::{Withheld, judge_holders};
 use crate::caller::Caller;
@@ -117,7 +116,7 @@ impl Proxy {
         passing: &Passing<'_>,
         witnessed: &Witnessed,
     ) -> Fitness {
-        let Some(withheld) = self.withheld(caller, passing, witnessed).await else {
+        let Some(withheld) = self.withheld(passing, witnessed).await else {
             return Fitness::Fit;
         };
         let until_exec = Box::pin(self.only_forked(caller, passing, witnessed));
@@ -146,7 +145,7 @@ impl Proxy {
             holders: vec![origin.clone()],
             shielded: first.shielded.clone(),
         };
-        if self.withheld(caller, passing, &Ok(alone)).await.is_some() {
+        if self.withheld(passing, &Ok(alone)).await.is_some() {
             return false;
         }
         let mut pause = LOOK_AGAIN;
@@ -161,7 +160,7 @@ impl Proxy {
             if !seen.as_ref().is_ok_and(is_of) {
                 return false;
             }
-            if self.withheld(caller, passing, &seen).await.is_none() {
+            if self.withheld(passing, &seen).await.is_none() {
                 return true;
             }
         }
@@ -169,12 +168,7 @@ impl Proxy {
 
     /// Why it may not be given to those who were seen. Each of their uids is
     /// judged as if it had asked itself, from where they are seen to be now.
-    async fn withheld(
-        &self,
-        caller: &Caller,
-        passing: &Passing<'_>,
-        witnessed: &Witnessed,
-    ) -> Option<Withheld> {
+    async fn withheld(&self, passing: &Passing<'_>, witnessed: &Witnessed) -> Option<Withheld> {
         // Where nobody can say who holds it, a lockdown holds for whoever does.
         let is_unseen = witnessed.as_ref().map_or(true, |it| it.holders.is_empty());
         if is_unseen && passing.orders.lockdown.is_some() {
@@ -182,8 +176,8 @@ impl Proxy {
         }
         let Passing { orders, read, .. } = passing;
         let unseen = |why: Result<Vec<Verdict>, Unwitnessed>| {
-            let anybody = query(caller, passing.origin, read, &read.path);
-            judge_holders(why).map(|it| it.of_unseen(orders.may_enforce(&anybody)))
+            let may_enforce = orders.may_enforce(read.method, &read.path);
+            judge_holders(why).map(|it| it.of_unseen(may_enforce))
         };
         let uids = match witnessed {
             Ok(seen) if seen.holders.is_empty() => return unseen(Ok(Vec::new())),

@@ -19,7 +19,7 @@ pub(super) struct Answer {
     account: Option<Facts>,
     /// Who was lent a uid without account.
     #[serde(default)]
-    owners: Vec<Borrower>,
+    borrowers: Vec<Borrower>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -31,7 +31,7 @@ struct Facts {
 
 impl Answer {
     pub(super) fn new(uid: Uid, account: Account) -> Self {
-        let mut owners = Vec::new();
+        let mut borrowers = Vec::new();
         let account = match account {
             Account::Known(facts) => Some(Facts {
                 user: facts.user,
@@ -43,15 +43,15 @@ impl Answer {
                     .collect(),
             }),
             Account::Undecidable => None,
-            Account::Subordinate(borrowers) => {
-                owners = borrowers;
+            Account::Subordinate(lent_to) => {
+                borrowers = lent_to;
                 None
             }
         };
         Self {
             uid,
             account,
-            owners,
+            borrowers,
         }
     }
 
@@ -66,8 +66,8 @@ impl Answer {
                     .map(|(gid, name)| Group { gid, name })
                     .collect(),
             }),
-            None if self.owners.is_empty() => Account::Undecidable,
-            None => Account::Subordinate(self.owners),
+            None if self.borrowers.is_empty() => Account::Undecidable,
+            None => Account::Subordinate(self.borrowers),
         }
     }
 

@@ -143,10 +143,7 @@ impl Answer {
     }
 
     pub(super) fn json(&self, asked: &Asked, mode: Mode, policy: &Policy) -> serde_json::Value {
-        let facts = match &asked.subject.account {
-            Account::Known(facts) => Some(facts),
-            Account::Undecidable | Account::Subordinate(_) => None,
-        };
+        let facts = asked.subject.account.facts();
         let groups = facts.map(|facts| {
             let name = |group: &crate::policy::Group| match &group.name {
                 Some(name) => name.clone(),

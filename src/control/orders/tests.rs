@@ -1,6 +1,5 @@
 use super::*;
 use crate::policy::{Account, Subject};
-use crate::request::{CanonicalPath, ReadMethod};
 
 const ALICE: Subject = Subject {
     uid: Uid(4001),

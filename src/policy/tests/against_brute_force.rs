@@ -145,7 +145,7 @@ fn possible(uid: u32) -> Vec<Subject> {
 /// The first rule that decides, without the index.
 fn linear(policy: &Policy, query: &Query) -> Verdict {
     let asker = Asker::new(query, &policy.names);
-    let judged = JudgedPath::new(query);
+    let judged = JudgedPath::new(query.method, query.path);
     let rule = policy
         .rules
         .iter()

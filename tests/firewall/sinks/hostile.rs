@@ -1,11 +1,11 @@
 //! Texts that users make up, of what a host lets them: requests, programs,
 //! command lines and, where accounts come from elsewhere, names.
 
-use crate::common::host::copy_program;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 
 use super::*;
+use crate::common::host::copy_program;
 use crate::common::http::raw;
 use crate::common::user::User;
 
